@@ -1,0 +1,75 @@
+"""A run's model on disk: weights, configuration and tokenizer side by side in the run's folder, nothing that is executed."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from shared.cli import UsageError
+
+from .bpe import BytePairTokenizer
+from .config import TrainConfig
+from .model import GPT
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+TIED = "lm_head.weight"  # the same tensor as transformer.wte.weight: stored once
+
+
+def save_weights(run: Path, model: GPT, step: int) -> None:
+    """Write `run`/model.safetensors as it stands after `step` updates. The file is replaced in one move, once it is whole."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name != TIED}
+    unfinished = run / (WEIGHTS + ".unfinished")
+    save_file(tensors, unfinished, metadata={"format": "pt", "step": str(step)})
+    shutil.copymode(run / CONFIG, unfinished)  # safetensors writes files that only their owner may read
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(run / WEIGHTS)
+
+
+def save_description(run: Path, config: TrainConfig, tokenizer: BytePairTokenizer) -> None:
+    """Write what the weights need beside them to be of use: the configuration and the tokenizer."""
+    (run / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
+    tokenizer.save(run / TOKENIZER)
+
+
+def load(run: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer, TrainConfig]:
+    """The model of a run's folder in evaluation mode, its tokenizer and its configuration.
+
+    Raises UsageError, naming the file, if the folder is not a run or a file is missing, damaged or of another model.
+    """
+    run = Path(run)
+    missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
+    if missing:
+        raise UsageError(f"{run} is not the folder of a run with saved weights: it has no {' and no '.join(missing)}")
+    try:
+        config = TrainConfig.from_json(json.loads((run / CONFIG).read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{run / CONFIG} is not the configuration of a run: {error}") from None
+    try:
+        tokenizer = BytePairTokenizer.load(run / TOKENIZER)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    try:
+        tensors = load_file(run / WEIGHTS, device=str(device))
+    except SafetensorError as error:
+        raise UsageError(f"{run / WEIGHTS} is damaged: {error}") from None
+    with device:
+        model = GPT(config.model)
+    expected = {name: t.shape for name, t in model.state_dict().items() if name != TIED}
+    for name in sorted(expected.keys() | tensors.keys()):
+        found, wanted = tensors[name].shape if name in tensors else None, expected.get(name)
+        if found != wanted:
+            raise UsageError(
+                f"{run / WEIGHTS} does not fit {run / CONFIG}: {name} has shape {_shown(found)} in the one "
+                f"and {_shown(wanted)} in the other"
+            )
+    model.load_state_dict(tensors | {TIED: tensors["transformer.wte.weight"]})
+    return model.eval(), tokenizer, config
+
+
+def _shown(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))

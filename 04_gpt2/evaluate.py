@@ -1,0 +1,83 @@
+"""How good a model is: loss on held-out tokens, bits per byte, real words in its samples, and the picture of its run."""
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from shared.plotting import BLUE, ORANGE, new_figure, save_figure
+
+from .bpe import BytePairTokenizer
+from .data import Tokens
+from .model import GPT
+
+PICTURE = "loss.png"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Loss over held-out tokens."""
+
+    nats_per_token: float
+    bits_per_byte: float  # comparable between tokenizers, unlike nats per token
+    n_tokens: int
+    n_bytes: int
+
+
+@torch.no_grad()
+def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: int | None = None, rows: int = 8) -> Score:
+    """Score each of the first `max_tokens` tokens after tokens[0] (all, if None) once, in windows that do not overlap.
+
+    Losses are added up token by token in float64, so the result depends on neither `rows` (windows at a time) nor devices.
+    """
+    was_training = model.training
+    model.eval()
+    ids = torch.from_numpy(tokens[: None if max_tokens is None else max_tokens + 1].astype("int64"))
+    T = model.config.block_size
+    n_full = (len(ids) - 1) // T * T  # tokens in whole windows; the last window may be shorter
+    inputs = [*ids[:n_full].view(-1, T).split(rows), ids[n_full:-1].view(1, -1)]
+    targets = [*ids[1 : n_full + 1].view(-1, T).split(rows), ids[n_full + 1 :].view(1, -1)]
+    nats = 0.0
+    for x, y in zip(inputs, targets, strict=True):
+        if x.numel() == 0:
+            continue
+        logits, _ = model(x.to(model.device))  # (rows, T, V)
+        losses = F.cross_entropy(logits.flatten(0, 1).float(), y.to(model.device).flatten(), reduction="none")
+        nats += losses.double().cpu().sum().item()
+    model.train(was_training)
+    n_tokens = len(ids) - 1
+    byte_lengths = np.array([len(token) for token in tokenizer.tokens] + [0] * len(tokenizer.specials))
+    n_bytes = int(byte_lengths[ids[1:].numpy()].sum())
+    return Score(nats / n_tokens, nats / math.log(2) / n_bytes, n_tokens, n_bytes)
+
+
+def words(text: str) -> list[str]:
+    """The words of `text` in lower case, apostrophes within them kept."""
+    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())
+
+
+def known_word_share(sample: str, text: str) -> float:
+    """Share of the words of `sample` that occur in `text`; 0 if the sample has no words."""
+    sampled, known = words(sample), set(words(text))
+    return sum(word in known for word in sampled) / max(1, len(sampled))
+
+
+def draw_loss(run: Path) -> None:
+    """Draw the training and validation losses of `run`/metrics.jsonl as `run`/loss.png."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    train = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
+    figure, axes = new_figure(
+        f"After {val[-1][0]:,} updates: {val[-1][1]:.2f} nats per token on held-out text",
+        "optimizer updates",
+        "loss (nats per token)",
+    )
+    axes.plot(*zip(*train, strict=True), color=ORANGE, linewidth=0.8, alpha=0.8, label="training, one step's tokens")
+    axes.plot(*zip(*val, strict=True), color=BLUE, linewidth=2, marker="o", markersize=3, label="validation, fixed tokens")
+    axes.legend()
+    save_figure(figure, run / PICTURE)

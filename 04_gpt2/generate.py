@@ -1,0 +1,157 @@
+"""Text from a trained model, token by token. Run it: python -m 04_gpt2.generate --checkpoint runs/shakespeare"""
+
+import codecs
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shared.cli import UsageError, command, parse
+from shared.devices import DeviceName, choose_device
+
+from .bpe import END_OF_TEXT, BytePairTokenizer
+from .checkpoint import load
+from .model import GPT
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen. Raises ValueError for numbers that cannot work."""
+
+    max_new_tokens: Annotated[int, "tokens to write, if <|endoftext|> does not come before"] = 256
+    temperature: Annotated[float, "below 1 bolder about the likely, above 1 wilder; 0 always takes the likeliest"] = 0.8
+    top_k: Annotated[int | None, "choose among the K likeliest tokens only; None among all"] = None
+    top_p: Annotated[float | None, "choose among the likeliest tokens that together reach this probability"] = None
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; at least 1 is expected")
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is {self.temperature}; a number of at least 0 is expected")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; at least 1 is expected")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}; above 0 and at most 1 is expected")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """What `python -m 04_gpt2.generate` does."""
+
+    checkpoint: Annotated[str, "folder of a training run"] = "runs/shakespeare"
+    prompt: Annotated[str, "text to go on from; an empty one begins a new text"] = ""
+    samples: Annotated[int, "texts written side by side; the first is shown as it grows"] = 1
+    sampling: Sampling = Sampling()
+    seed: Annotated[int, "seed of the choices"] = 1337
+    device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
+
+    def __post_init__(self):
+        if self.samples < 1:
+            raise ValueError(f"samples is {self.samples}; at least 1 is expected")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}; at least 0 is expected")
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a trained model's continuation of a prompt."""
+    config = parse(
+        GenerateConfig(),
+        argv,
+        prog="python -m 04_gpt2.generate",
+        description="Write text with a model that 04_gpt2.train has trained.",
+        examples=[
+            'python -m 04_gpt2.generate --prompt "ROMEO:"',
+            "python -m 04_gpt2.generate --checkpoint runs/mine --samples 3 --temperature 1 --top-p 0.95",
+        ],
+    )
+    model, tokenizer, _ = load(config.checkpoint, choose_device(config.device))
+    prompt = encode_prompt(config.prompt, tokenizer)
+    if len(prompt) > model.config.block_size:
+        print(f"note: the model sees the last {model.config.block_size} of the {len(prompt)} tokens", file=sys.stderr)
+    rows: list[list[int]] = [[] for _ in range(config.samples)]
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in several tokens
+    print(config.prompt, end="", flush=True)
+    for column in generate(model, prompt, tokenizer, config.sampling, config.samples, config.seed):
+        for row, i in zip(rows, column, strict=True):
+            if i is not None:
+                row.append(i)
+        if column[0] is not None:
+            print(decoder.decode(tokenizer.token_bytes(column[0])), end="", flush=True)
+    print(decoder.decode(b"", final=True))
+    for number, row in enumerate(rows[1:], start=2):
+        print(f"\n--- sample {number} ---\n{config.prompt}{tokenizer.decode(row)}")
+    return 0
+
+
+def encode_prompt(prompt: str, tokenizer: BytePairTokenizer) -> list[int]:
+    """The prompt's ids; <|endoftext|>, which stands before every text, if it is empty. Raises UsageError if it is not text."""
+    try:
+        return tokenizer.encode(prompt) or [tokenizer.specials[END_OF_TEXT]]
+    except UnicodeEncodeError:
+        raise UsageError(f"the prompt {prompt!r} is not valid UTF-8 text") from None
+
+
+def sample(
+    model: GPT, prompt: list[int], tokenizer: BytePairTokenizer, sampling: Sampling, samples: int, seed: int
+) -> list[list[int]]:
+    """The ids of `samples` continuations of `prompt`, without it; arguments as for `generate`."""
+    columns = list(generate(model, prompt, tokenizer, sampling, samples, seed))
+    return [[column[i] for column in columns if column[i] is not None] for i in range(samples)]
+
+
+@torch.no_grad()
+def generate(
+    model: GPT, prompt: list[int], tokenizer: BytePairTokenizer, sampling: Sampling, samples: int, seed: int
+) -> Iterator[list[int | None]]:
+    """Yield the next id of each of `samples` texts that begin with `prompt`, None for those that have ended.
+
+    A text ends at <|endoftext|>, which is not yielded. Only ids that the tokenizer has are chosen. Past the model's
+    block_size the oldest tokens fall out of sight.
+    """
+    was_training = model.training
+    model.eval()
+    chance = torch.Generator(model.device).manual_seed(seed)
+    end = tokenizer.specials[END_OF_TEXT]
+    idx = torch.tensor([prompt] * samples, device=model.device)  # (samples, T)
+    ended = [False] * samples
+    for _ in range(sampling.max_new_tokens):
+        last = model.hidden(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
+        logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
+        chosen = choose(logits, sampling, chance)  # (samples,)
+        ended = [before or i == end for before, i in zip(ended, chosen.tolist(), strict=True)]
+        if all(ended):
+            break
+        yield [None if over else i for over, i in zip(ended, chosen.tolist(), strict=True)]
+        idx = torch.cat([idx, chosen[:, None]], dim=1)
+    model.train(was_training)
+
+
+def choose(logits: Tensor, sampling: Sampling, chance: torch.Generator) -> Tensor:
+    """One id per row of `logits` (B, V), drawn as `sampling` says -> (B,)"""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities = F.softmax(narrow(logits / sampling.temperature, sampling.top_k, sampling.top_p), dim=-1)
+    return torch.multinomial(probabilities, 1, generator=chance)[:, 0]
+
+
+def narrow(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """`logits` (B, V) with -inf for all but the `top_k` likeliest, and of these for all but the smallest set of likeliest
+    tokens whose probabilities reach `top_p` (Holtzman et al. 2020, "nucleus sampling"); the likeliest always stays."""
+    if top_k is not None and top_k < logits.shape[-1]:
+        smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    if top_p is not None:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = F.softmax(ordered, dim=-1)
+        reached_before = probabilities.cumsum(dim=-1) - probabilities >= top_p
+        logits = logits.masked_fill(reached_before.scatter(-1, order, reached_before), float("-inf"))
+    return logits
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Batches from an array of tokens: which windows, in which order. The order is a function of the seed, so it has no state."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .data import Tokens
+
+
+class Loader:
+    """Micro-batches of `batch_size` windows of `block_size` tokens; every window once per epoch, each epoch reshuffled.
+
+    Batch i is the same whenever it is asked for, so the number of batches taken is all that a resumed run must remember.
+    Raises ValueError if `tokens` does not hold a single window.
+    """
+
+    def __init__(self, tokens: Tokens, batch_size: int, block_size: int, seed: int):
+        self.tokens, self.batch_size, self.block_size, self.seed = tokens, batch_size, block_size, seed
+        self.n_windows = (len(tokens) - 1) // block_size  # a window's targets reach one token past its inputs
+        if self.n_windows < 1:
+            raise ValueError(f"{len(tokens)} tokens do not hold one window of {block_size} tokens and the one that follows")
+        self._order = lru_cache(maxsize=2)(self._shuffled)  # a batch may span two epochs
+
+    def batch(self, i: int) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of micro-batch `i` = 0, 1, 2, …, both (B, T); a target is the token after its input."""
+        rows = []
+        for n in range(i * self.batch_size, (i + 1) * self.batch_size):
+            epoch, place = divmod(n, self.n_windows)
+            start = self._order(epoch)[place] * self.block_size
+            rows.append(self.tokens[start : start + self.block_size + 1])
+        window = torch.from_numpy(np.stack(rows).astype(np.int64))  # (B, T + 1)
+        return window[:, :-1], window[:, 1:]
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.n_windows)

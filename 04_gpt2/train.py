@@ -1,0 +1,228 @@
+"""Train a GPT: the story from a text to a model that writes. Run it: python -m 04_gpt2.train
+
+Everything the story needs stands in the files before this one; here is their order, the loop, and what is told meanwhile.
+"""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from shared.cli import RunError, command, first_values, parse
+from shared.devices import choose_device, choose_dtype, describe, seed_everything
+
+from . import checkpoint
+from .config import FINEWEB, PRESETS, TrainConfig, choose_preset
+from .data import TokenData, load_text, prepare
+from .evaluate import draw_loss, known_word_share, score
+from .generate import Sampling, encode_prompt, sample
+from .loader import Loader
+from .model import GPT
+from .optim import cosine_with_warmup, make_optimizer, set_lr
+from .run import CONTENT, Run, duration
+
+SHORT_SAMPLE = Sampling(max_new_tokens=80)  # at each validation
+LONG_SAMPLE, LONG_SAMPLES = Sampling(max_new_tokens=250), 8  # at the end: 2,000 tokens in one batch
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as the flags say and leave a run's folder behind."""
+    config, reason = configure(argv)
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    run = Run(config)
+    text = load_text(config.data)
+
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for the products that stay in float32
+    seed_everything(config.seed)
+    with device:
+        model = GPT(config.model)
+    run.say(announcement(model, config, reason, dtype))
+
+    data = prepare(text, config.tokenizer, config.model.vocab_size)
+    loader = Loader(data.train, config.batch_size, config.model.block_size, config.seed)
+    run.say(
+        f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
+        f"{len(data.train):,} tokens to learn from, {len(data.val):,} to validate on"
+    )
+    run.begin()
+    checkpoint.save_description(run.folder, config, data.tokenizer)
+    with stop_between_steps() as stop_asked:
+        finished = train(model, data, loader, config, dtype, run, stop_asked)
+    run.end()
+    if finished:
+        finish(model, data, config, run)
+    return 0 if finished else 130
+
+
+def train(
+    model: GPT,
+    data: TokenData,
+    loader: Loader,
+    config: TrainConfig,
+    dtype: torch.dtype,
+    run: Run,
+    stop_asked: Callable[[], bool],
+) -> bool:
+    """Update the model `config.steps` times; validate, save and sample on the way. False if a stop was asked for."""
+    optimizer = make_optimizer(model, config)
+    compiled = config.compile == "on" or (config.compile == "auto" and model.device.type == "cuda")
+    forward = torch.compile(model) if compiled else model  # validation and sampling go on using `model`
+    model.train()
+    for step in range(config.steps):
+        if step % config.eval_every == 0:
+            look(model, data, config, step, run)
+        started = time.perf_counter()
+        lr = cosine_with_warmup(step, config)
+        set_lr(optimizer, lr)
+        loss = accumulate_gradients(forward, loader, step, config, model.device, dtype)
+        grad_norm = clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise RunError(
+                f"loss {loss}, gradient norm {grad_norm} at step {step + 1}: the run stops; {run.folder} keeps the weights "
+                f"of the last validation; try a lower --lr or a longer --warmup-steps"
+            )
+        optimizer.step()
+        optimizer.zero_grad()
+        run.step(step + 1, loss, lr, grad_norm, config.tokens_per_step / (time.perf_counter() - started))
+        if stop_asked():
+            checkpoint.save_weights(run.folder, model, step + 1)
+            run.say(f"stopped after step {step + 1}; {run.folder} holds its weights")
+            return False
+    look(model, data, config, config.steps, run)
+    return True
+
+
+def accumulate_gradients(
+    forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
+    loader: Loader,
+    step: int,
+    config: TrainConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float:
+    """Add up the gradients of one update's micro-batches, each divided by their number -> mean loss in nats per token."""
+    total = torch.zeros((), device=device)
+    for i in range(step * config.accumulation_steps, (step + 1) * config.accumulation_steps):
+        x, y = loader.batch(i)  # both (B, T)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            _, loss = forward(x.to(device), y.to(device))
+        assert loss is not None
+        (loss / config.accumulation_steps).backward()
+        total += loss.detach() / config.accumulation_steps
+    return total.item()
+
+
+def look(model: GPT, data: TokenData, config: TrainConfig, step: int, run: Run) -> None:
+    """After `step` updates: validate on the fixed tokens, save the weights, write a short sample."""
+    result = score(model, data.val, data.tokenizer, config.eval_tokens)
+    if not math.isfinite(result.nats_per_token):
+        raise RunError(f"validation loss {result.nats_per_token} after step {step}: {run.folder} keeps the weights before it")
+    checkpoint.save_weights(run.folder, model, step)
+    [written] = sample(model, encode_prompt("", data.tokenizer), data.tokenizer, SHORT_SAMPLE, 1, config.seed)
+    run.validation(step, result, data.tokenizer.decode(written))
+
+
+def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
+    """Score all validation tokens, count the real words in long samples, draw the losses, say what lies where."""
+    result = score(model, data.val, data.tokenizer)
+    start = encode_prompt("", data.tokenizer)
+    written = sample(model, start, data.tokenizer, LONG_SAMPLE, LONG_SAMPLES, config.seed)
+    texts = [data.tokenizer.decode(ids) for ids in written]
+    for number, text in enumerate(texts, start=1):
+        run.write_sample(f"at the end, {number} of {LONG_SAMPLES}", text)
+    share = known_word_share("\n".join(texts), data.text)
+    draw_loss(run.folder)
+    run.record(
+        step=config.steps,
+        whole_val_loss=result.nats_per_token,
+        whole_val_bits_per_byte=result.bits_per_byte,
+        known_word_share=share,
+    )
+    run.say(
+        f"\nall {result.n_tokens:,} validation tokens: {result.nats_per_token:.3f} nats per token, "
+        f"{result.bits_per_byte:.3f} bits per byte\n"
+        f"{share:.1%} of the words in {sum(map(len, written)):,} sampled tokens occur in {config.data}\n\n"
+        f"{run.folder} holds"
+    )
+    for name, content in CONTENT.items():
+        run.say(f"  {name:18} {content}")
+    run.say(f'let it write: python -m 04_gpt2.generate --checkpoint {run.folder} --prompt "ROMEO:"')
+
+
+def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:
+    """The preset that the flags or the machine choose, changed by the other flags; and why it was chosen."""
+    given = first_values(argv, "preset", "data", "device")
+    has_cuda = "data" not in given and choose_device(given.get("device", "auto")).type == "cuda"
+    preset, reason = choose_preset(given.get("preset"), has_cuda, FINEWEB)
+    config = parse(
+        PRESETS[preset],
+        argv,
+        prog="python -m 04_gpt2.train",
+        description=f"Train a GPT on a text. Defaults are those of --preset {preset}; others: {', '.join(PRESETS)}.",
+        examples=[
+            "python -m 04_gpt2.train",
+            "python -m 04_gpt2.train --preset debug --run runs/try",
+            "python -m 04_gpt2.train --data my.txt --run runs/mine --n-layer 6 --steps 5000",
+        ],
+    )
+    return config, reason
+
+
+def announcement(model: GPT, config: TrainConfig, reason: str, dtype: torch.dtype) -> str:
+    """The first line of a run: what was chosen, why, where it runs, how long it should take, how to choose otherwise."""
+    return (
+        f"preset {config.preset} ({reason}): {config.model.n_params:,} parameters on {describe(model.device)} in "
+        f"{str(dtype).removeprefix('torch.')}, {config.steps:,} steps of {config.tokens_per_step:,} tokens, "
+        f"about {duration(expected_seconds(model, config, dtype))}; "
+        f"choose otherwise with --preset, --device, --steps ... (--help lists all)"
+    )
+
+
+def expected_seconds(model: GPT, config: TrainConfig, dtype: torch.dtype) -> float:
+    """Time of the run, from a few rows pushed forward and backward through the model; its gradients are dropped."""
+    rows = min(config.batch_size, max(1, 1024 // config.model.block_size)) if model.device.type == "cpu" else config.batch_size
+    x = torch.zeros((rows, config.model.block_size), dtype=torch.long, device=model.device)
+    seconds = []
+    with torch.random.fork_rng():  # dropout draws random numbers
+        for _ in range(3):  # the first one warms up
+            started = time.perf_counter()
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                _, loss = model(x, x)
+            assert loss is not None
+            loss.backward()
+            loss.item()  # waits for the device
+            seconds.append(time.perf_counter() - started)
+            model.zero_grad()
+    per_token = min(seconds) / x.numel()
+    scored = (config.steps // config.eval_every + 2) * config.eval_tokens / 3  # forward only: a third of the work
+    return per_token * (config.steps * config.tokens_per_step + scored)
+
+
+@contextmanager
+def stop_between_steps() -> Iterator[Callable[[], bool]]:
+    """Within this block the first Ctrl-C only makes the yielded function say True; the second one interrupts as always."""
+    asked = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

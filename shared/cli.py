@@ -1,0 +1,119 @@
+"""Command lines made from frozen dataclasses: one flag for each field, one sentence for whatever is wrong.
+
+Every runnable module of the course goes through here, so that all of them behave alike: exit status 0 when done, 2 for
+wrong use, 1 for a failure, 130 when stopped by Ctrl-C.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from functools import wraps
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+
+
+class UsageError(Exception):
+    """Wrong use: a flag, a file or a combination that cannot work. The message says what to do instead."""
+
+
+class RunError(Exception):
+    """A run that had to stop through no fault of the command line. The message says where it stands."""
+
+
+def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
+    """Make `main(argv)` answer with an exit status and one sentence on stderr where it would raise."""
+
+    @wraps(main)
+    def guarded(argv: Sequence[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except RunError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            return 130
+
+    return guarded
+
+
+def parse(defaults: Config, argv: Sequence[str] | None, prog: str, description: str, examples: Sequence[str]) -> Config:
+    """`defaults` with the fields that `argv` names as flags (`--n-layer 6`) replaced; nested dataclasses are flattened.
+
+    A field is declared as `name: Annotated[type, "help text"] = default` with type int, float, str, bool, a Literal of
+    strings, or one of these with None. Raises UsageError for anything it does not understand.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog="examples:\n" + "\n".join(f"  {example}" for example in examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    for name, kind, help_text, default in _leaves(defaults):
+        flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default})".replace("%", "%%")
+        if kind is bool:
+            short = ["-q"] if name == "quiet" else []
+            parser.add_argument(*short, flag, action="store_true", help=shown)
+        elif get_origin(kind) is Literal:
+            parser.add_argument(flag, choices=get_args(kind), help=shown)
+        else:
+            parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=shown)
+    given = vars(parser.parse_args(argv))
+    try:
+        return _replaced(defaults, given)
+    except ValueError as error:
+        raise UsageError(_with_flags(str(error), {leaf[0] for leaf in _leaves(defaults)})) from None
+
+
+def first_values(argv: Sequence[str] | None, *names: str) -> dict[str, str]:
+    """The values of some flags, for what must be known before `parse` has its defaults; wrong flags are left to `parse`."""
+    parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    for name in names:
+        parser.add_argument("--" + name)
+    return vars(parser.parse_known_args(argv)[0])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help lists what there is")
+
+
+def _leaves(config: Any) -> Iterator[tuple[str, Any, str, Any]]:
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _leaves(value)
+        elif get_origin(hints[field.name]) is Annotated:
+            kind, help_text = get_args(hints[field.name])
+            if isinstance(kind, UnionType):  # `int | None`: the flag takes an int
+                kind = get_args(kind)[0]
+            yield field.name, kind, help_text, value
+
+
+def _replaced(config: Config, given: dict[str, Any]) -> Config:
+    changes = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            changes[field.name] = _replaced(value, given)
+        elif field.name in given:
+            changes[field.name] = given[field.name]
+    return replace(config, **changes)
+
+
+def _with_flags(message: str, names: set[str]) -> str:
+    """The message of a configuration, which speaks of `n_head`, as its user on the command line knows it: `--n-head`."""
+    return re.sub(r"^\w+|\w+_\w+", lambda m: "--" + m[0].replace("_", "-") if m[0] in names else m[0], message)

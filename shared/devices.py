@@ -1,0 +1,54 @@
+"""Where the work runs: the device, its fast number format, its random state."""
+
+import random
+from typing import Literal
+
+import numpy as np
+import torch
+
+from .cli import UsageError
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device called `name`; "auto" takes CUDA, else Apple's MPS, else the CPU. Raises UsageError if it is not there."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in present.items() if there))
+    if not present[name]:
+        raise UsageError(f"--device {name} is not there; this machine has {', '.join(k for k in present if present[k])}")
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> str:
+    """The device in a few words, for the first line of a run."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Number format of the matrix products; "auto" takes bfloat16 where the hardware multiplies it, else float32.
+
+    That is CUDA from compute capability 8.0 on, and CPUs with AMX. Elsewhere bfloat16 is emulated, many times slower.
+    """
+    if name == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and PyTorch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):  # since PyTorch 2.13
+        return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return False
