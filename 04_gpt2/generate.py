@@ -101,7 +101,7 @@ def sample(
 ) -> list[list[int]]:
     """The ids of `samples` continuations of `prompt`, without it; arguments as for `generate`."""
     columns = list(generate(model, prompt, tokenizer, sampling, samples, seed))
-    return [[column[i] for column in columns if column[i] is not None] for i in range(samples)]
+    return [[i for i in row if i is not None] for row in zip(*columns, strict=True)] or [[] for _ in range(samples)]
 
 
 @torch.no_grad()
@@ -120,7 +120,7 @@ def generate(
     idx = torch.tensor([prompt] * samples, device=model.device)  # (samples, T)
     ended = [False] * samples
     for _ in range(sampling.max_new_tokens):
-        last = model.hidden(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
+        last = model.transformer(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
         logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
         chosen = choose(logits, sampling, chance)  # (samples,)
         ended = [before or i == end for before, i in zip(ended, chosen.tolist(), strict=True)]

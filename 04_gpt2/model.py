@@ -65,23 +65,38 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Transformer(nn.Module):
+    """Token and position embeddings, n_layer blocks on one residual stream, and a last LayerNorm."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd)
+
+    def forward(self, idx: Tensor) -> Tensor:
+        """(B, T) ids -> (B, T, C). Raises ValueError if there are more than block_size ids in a row."""
+        T, block_size = idx.shape[1], self.wpe.num_embeddings
+        if block_size < T:
+            raise ValueError(f"{T} tokens in a row, but this model has {block_size} positions")
+        positions = torch.arange(T, device=idx.device)
+        x = self.drop(self.wte(idx) + self.wpe(positions))  # (B, T, C)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
+
+
 class GPT(nn.Module):
-    """Token and position embeddings, n_layer blocks, a last LayerNorm, and the token table again as output head."""
+    """The transformer, and its token table again as output head."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.config = config
-        self.transformer = nn.ModuleDict(
-            {
-                "wte": nn.Embedding(config.vocab_size, config.n_embd),
-                "wpe": nn.Embedding(config.block_size, config.n_embd),
-                "drop": nn.Dropout(config.dropout),
-                "h": nn.ModuleList(Block(config) for _ in range(config.n_layer)),
-                "ln_f": nn.LayerNorm(config.n_embd),
-            }
-        )
+        self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer["wte"].weight  # tied: one matrix reads tokens in and scores them
+        self.lm_head.weight = self.transformer.wte.weight  # tied: one matrix reads tokens in and scores them
         self._initialise()
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -89,21 +104,10 @@ class GPT(nn.Module):
 
         idx (B, T) token ids, T at most block_size; targets (B, T) ids, or -100 where nothing is to be predicted.
         """
-        logits = self.lm_head(self.hidden(idx))  # (B, T, V)
+        logits = self.lm_head(self.transformer(idx))  # (B, T, V)
         if targets is None:
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-    def hidden(self, idx: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, C): what the head reads."""
-        T = idx.shape[1]
-        if self.config.block_size < T:
-            raise ValueError(f"{T} tokens in a row, but this model has {self.config.block_size} positions")
-        positions = torch.arange(T, device=idx.device)
-        x = self.transformer["drop"](self.transformer["wte"](idx) + self.transformer["wpe"](positions))  # (B, T, C)
-        for block in self.transformer["h"]:
-            x = block(x)
-        return self.transformer["ln_f"](x)
 
     @property
     def device(self) -> torch.device:
@@ -111,13 +115,12 @@ class GPT(nn.Module):
         return self.lm_head.weight.device
 
     def _initialise(self) -> None:
-        """Weights N(0, 0.02), biases 0, and the layers that add to the residual stream smaller, because 2·n_layer of them
-        add up (GPT-2, section 2.3). Position embeddings start at 0.01, as in OpenAI's code (gpt-2/src/model.py)."""
+        """Weights N(0, 0.02), biases 0. The layers that add to the residual stream start smaller, because 2 * n_layer of them
+        add up (GPT-2, section 2.3), and position embeddings at 0.01, as in OpenAI's code (gpt-2, src/model.py)."""
         residual_std = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=residual_std if name.endswith("c_proj") else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.normal_(self.transformer["wte"].weight, std=0.02)
-        nn.init.normal_(self.transformer["wpe"].weight, std=0.01)
+        nn.init.normal_(self.transformer.wpe.weight, std=0.01)

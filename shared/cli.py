@@ -106,8 +106,8 @@ def _leaves(config: Any) -> Iterator[tuple[str, Any, str, Any]]:
 def _replaced(config: Config, given: dict[str, Any]) -> Config:
     changes = {}
     for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
+        value: Any = getattr(config, field.name)
+        if is_dataclass(value) and not isinstance(value, type):
             changes[field.name] = _replaced(value, given)
         elif field.name in given:
             changes[field.name] = given[field.name]
