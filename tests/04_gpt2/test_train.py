@@ -1,0 +1,241 @@
+"""The training command: what it leaves behind, that its arithmetic is right, and what wrong input gets."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+config = import_module("04_gpt2.config")
+data = import_module("04_gpt2.data")
+loader = import_module("04_gpt2.loader")
+model = import_module("04_gpt2.model")
+optim = import_module("04_gpt2.optim")
+train = import_module("04_gpt2.train")
+
+ROOT = Path(__file__).parents[2]
+DEBUG = config.PRESETS["debug"]
+
+
+def trained(tmp_path, *flags, name="run"):
+    """Run the debug preset with these flags; its folder."""
+    assert train.main(["--preset", "debug", "--run", str(tmp_path / name), "-q", *flags]) == 0
+    return tmp_path / name
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def command(*flags):
+    return [sys.executable, "-m", "04_gpt2.train", *flags]
+
+
+def test_a_run_leaves_what_it_promises(finished_run):
+    assert {path.name for path in finished_run.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "metrics.jsonl",
+        "loss.png",
+        "samples.txt",
+    }
+    records = metrics(finished_run)
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == list(range(1, 21))
+    assert all(r.keys() == {"step", "loss", "lr", "grad_norm", "tokens_per_second"} for r in steps)
+    assert [r["step"] for r in records if "val_loss" in r] == [0, 10, 20]
+    end = records[-1]
+    assert end["step"] == 20 and 0 <= end["known_word_share"] <= 1 and end["whole_val_bits_per_byte"] > 0
+    samples = (finished_run / "samples.txt").read_text(encoding="utf-8")
+    assert samples.count("=== after ") == 3 and samples.count("=== at the end, ") == 8
+
+
+def test_the_first_loss_is_ln_of_the_vocabulary_and_the_last_is_lower(finished_run):
+    losses = [r["loss"] for r in metrics(finished_run) if "loss" in r]
+    assert abs(losses[0] - math.log(512)) < 0.1
+    assert losses[-1] < losses[0] - 0.5
+
+
+def test_the_learning_rate_follows_the_schedule(finished_run):
+    rates = [r["lr"] for r in metrics(finished_run) if "loss" in r]
+    assert rates == [optim.cosine_with_warmup(step, DEBUG) for step in range(20)]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished_run, tmp_path):
+    def weights(folder):
+        return load_file(folder / "model.safetensors")
+
+    first = weights(finished_run)
+    again = weights(trained(tmp_path, name="again"))
+    other = weights(trained(tmp_path, "--seed", "5", name="other"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["transformer.wte.weight"], other["transformer.wte.weight"])
+
+
+def test_accumulated_gradients_are_those_of_the_big_batch():
+    tokens = data.tokenise("to be or not to be " * 400, data.choose_tokenizer("bpe", "to be or not to be", 262))
+    gradients, losses = [], []
+    for batch_size in (1, 4, 16):
+        torch.manual_seed(2)
+        gpt = model.GPT(DEBUG.model)
+        run = replace(DEBUG, batch_size=batch_size)
+        batches = loader.Loader(tokens, batch_size, 32, seed=3)
+        losses.append(train.accumulate_gradients(gpt, batches, 2, run, torch.device("cpu"), torch.float32))
+        gradients.append([p.grad for p in gpt.parameters()])
+    assert losses == pytest.approx([losses[-1]] * 3, rel=1e-6)
+    for big, *parts in zip(*reversed(gradients), strict=True):
+        for part in parts:
+            torch.testing.assert_close(part, big, atol=1e-6, rtol=1e-4)
+
+
+def test_gradients_are_clipped_to_their_global_norm(tmp_path):
+    """With plain arithmetic: the first update of a run whose gradients are clipped far below their norm."""
+    folder = trained(tmp_path, "--steps", "1", "--warmup-steps", "0", "--max-grad-norm", "1e-9", "--weight-decay", "0")
+    before = {r["step"]: r for r in metrics(folder) if "loss" in r}[1]
+    assert before["grad_norm"] > 0.1  # reported as it was
+    torch.manual_seed(DEBUG.seed)
+    fresh = model.GPT(DEBUG.model).state_dict()
+    moved = load_file(folder / "model.safetensors")
+    # AdamW's first update is lr * g / (|g| + eps); gradients below eps = 1e-8 move a weight far less than lr.
+    assert max((moved[name] - fresh[name]).abs().max().item() for name in moved) < 0.1 * DEBUG.lr
+
+
+def test_compiling_changes_neither_the_run_nor_its_checkpoint(finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    compiled = trained(tmp_path, "--compile", "on")
+    expected = [r["loss"] for r in metrics(finished_run) if "loss" in r]
+    assert [r["loss"] for r in metrics(compiled) if "loss" in r] == pytest.approx(expected, rel=1e-4)
+    assert load_file(compiled / "model.safetensors").keys() == load_file(finished_run / "model.safetensors").keys()
+
+
+def test_bfloat16_trains_to_nearly_the_same_loss_and_keeps_float32_weights(finished_run, tmp_path):
+    folder = trained(tmp_path, "--dtype", "bfloat16")
+    assert metrics(folder)[-1]["whole_val_loss"] == pytest.approx(metrics(finished_run)[-1]["whole_val_loss"], abs=0.05)
+    assert all(tensor.dtype == torch.float32 for tensor in load_file(folder / "model.safetensors").values())
+
+
+def test_a_text_of_the_users_and_gpt2s_tokenizer_with_padded_vocabulary(tmp_path):
+    (tmp_path / "mine.txt").write_text("Ich weiß nicht, was soll es bedeuten. " * 200, encoding="utf-8")
+    flags = ["--data", str(tmp_path / "mine.txt"), "--tokenizer", "gpt2", "--vocab-size", "50304", "--steps", "5"]
+    folder = trained(tmp_path, *flags)
+    assert load_file(folder / "model.safetensors")["transformer.wte.weight"].shape == (50304, 32)
+    assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "5"]) == 0
+
+
+def test_the_first_line_says_what_why_where_how_long_and_how_else(tmp_path, capsys):
+    assert train.main(["--preset", "debug", "--run", str(tmp_path / "run")]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("preset debug (asked for): 42,880 parameters on cpu")
+    assert "20 steps of 512 tokens, about " in first and "choose otherwise with --preset" in first
+    assert last == f'let it write: python -m 04_gpt2.generate --checkpoint {tmp_path / "run"} --prompt "ROMEO:"'
+
+
+def test_nothing_is_printed_when_quiet(tmp_path, capsys):
+    trained(tmp_path, "--steps", "5")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--preset", "big"], "--preset big is not one of shakespeare, debug"),
+        (["--n-layers", "2"], "unrecognized arguments: --n-layers 2"),
+        (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (["--n-head", "5"], "--n-head 5 does not divide --n-embd 32"),
+        (["--tokens-per-step", "500"], "--tokens-per-step 500 is not a multiple of a micro-batch of 4 x 32"),
+        (["--data", "no/such/file.txt"], "cannot read no/such/file.txt: No such file or directory"),
+        (["--data", "tests"], "tests is a folder; a UTF-8 text file is expected"),
+        (["--vocab-size", "100"], "--vocab-size: a vocabulary of 100 is too small"),
+        (["--block-size", "1000000", "--tokens-per-step", "4000000"], "--block-size 1000000 is too long for tinyshakespeare"),
+        (["--device", "cuda"], "--device cuda is not there"),
+    ],
+)
+def test_wrong_use_gets_one_sentence_and_leaves_nothing(tmp_path, capsys, monkeypatch, flags, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.chdir(ROOT)
+    folder = tmp_path / "run"
+    assert train.main(["--preset", "debug", "--run", str(folder), "-q", *flags]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"error: {said}") and err.count("\n") == 1 and out == ""
+    assert not folder.exists()
+
+
+def test_a_text_that_is_not_utf8_is_refused_with_the_offset(tmp_path, capsys):
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    assert train.main(["--preset", "debug", "--run", str(tmp_path / "run"), "--data", str(tmp_path / "latin.txt")]) == 2
+    assert "is not UTF-8: byte 0xef at offset 2;" in capsys.readouterr().err
+
+
+def test_a_run_is_replaced_only_when_asked(finished_run, tmp_path, capsys):
+    folder = trained(tmp_path, "--steps", "5")
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    argv = ["--preset", "debug", "--run", str(folder), "-q"]
+    assert train.main(argv) == 2
+    assert "already holds a run; name another folder with --run, or give --overwrite" in capsys.readouterr().err
+    assert train.main([*argv, "--overwrite", "--n-head", "5"]) == 2  # refused before anything is removed
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert train.main([*argv, "--overwrite", "--steps", "6"]) == 0
+    assert [r["step"] for r in metrics(folder) if "loss" in r] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_folder_of_other_files_is_refused_even_when_overwriting(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert train.main(["--preset", "debug", "--run", str(tmp_path), "-q", "--overwrite"]) == 2
+    assert "holds files that are not a run's" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_file_in_the_folders_place_is_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for run in (tmp_path / "file", tmp_path / "file" / "run"):
+        assert train.main(["--preset", "debug", "--run", str(run), "-q"]) == 2
+        assert capsys.readouterr().err.startswith(("error: --run", "error: cannot make the folder"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train.main(["--preset", "debug", "--run", str(folder), "-q", "--lr", "1e30", "--eval-every", "1"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert "at step " in err or "after step " in err
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())
+    assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "3"]) == 0
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
+    folder = tmp_path / "run"
+    flags = ["--preset", "debug", "--run", str(folder), "--steps", "100000"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        command(*flags), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        deadline = time.monotonic() + 60
+        while not (folder / "metrics.jsonl").exists() or '"loss"' not in (folder / "metrics.jsonl").read_text():
+            assert time.monotonic() < deadline and run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=60)
+    assert run.returncode == 130 and err == ""
+    last = metrics(folder)[-1]["step"]
+    assert f"stopped after step {last}; {folder} holds its weights" in out
+    assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "3"]) == 0
+
+
+def test_the_module_runs_as_a_command_and_its_help_names_every_field():
+    shown = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in [*config.TrainConfig.__dataclass_fields__, *config.GPTConfig.__dataclass_fields__]:
+        assert name == "model" or f"--{name.replace('_', '-')}" in shown
+    assert shown.count("(default:") == len(config.TrainConfig.__dataclass_fields__) + 5
+    wrong = subprocess.run(command("--n-head", "3"), cwd=ROOT, capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (2, "") and wrong.stderr.count("\n") == 1

@@ -1,0 +1,79 @@
+"""Command lines from dataclasses: every kind of field, and one sentence for whatever is wrong."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import pytest
+
+from shared.cli import RunError, UsageError, command, first_values, parse
+
+
+@dataclass(frozen=True)
+class Inner:
+    n_layer: Annotated[int, "blocks"] = 4
+
+    def __post_init__(self):
+        if self.n_layer < 1:
+            raise ValueError(f"n_layer is {self.n_layer}; at least 1 of n_layer is expected")
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: Annotated[str, "a name, 100% free"] = "x"
+    inner: Inner = Inner()
+    rate: Annotated[float, "a rate"] = 0.5
+    top: Annotated[int | None, "a limit"] = None
+    kind: Annotated[Literal["a", "b"], "a kind"] = "a"
+    quiet: Annotated[bool, "say nothing"] = False
+
+
+def parsed(*argv):
+    return parse(Outer(), argv, prog="prog", description="Does it.", examples=["prog --name y"])
+
+
+def test_every_kind_of_field_becomes_a_flag():
+    assert parsed() == Outer()
+    changed = parsed("--name", "y", "--n-layer", "6", "--rate=1e-3", "--top", "3", "--kind", "b", "-q")
+    assert changed == Outer("y", Inner(6), 1e-3, 3, "b", True)
+
+
+def test_help_shows_text_default_and_example_of_every_flag(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parsed("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("Does it.", "--n-layer INT blocks (default: 4)", "a name, 100% free (default: x)", "prog --name y"):
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--nlayer", "3"], "unrecognized arguments: --nlayer 3"),
+        (["--n-lay", "3"], "unrecognized arguments: --n-lay 3"),
+        (["--n-layer", "many"], "argument --n-layer: invalid int value: 'many'"),
+        (["--n-layer"], "argument --n-layer: expected one argument"),
+        (["--kind", "c"], "argument --kind: invalid choice: 'c'"),
+        (["--n-layer", "0"], "^--n-layer is 0; at least 1 of --n-layer is expected$"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(argv, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        parsed(*argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_first_values_ignore_all_but_the_flags_asked_for():
+    assert first_values(["--steps", "3", "--preset=debug", "--other"], "preset", "data") == {"preset": "debug"}
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [(UsageError("no"), 2, "error: no\n"), (RunError("no"), 1, "error: no\n"), (KeyboardInterrupt(), 130, "stopped\n")],
+)
+def test_a_command_answers_with_a_status_and_a_sentence(capsys, error, status, said):
+    @command
+    def main(argv):
+        raise error
+
+    assert main([]) == status
+    assert capsys.readouterr().err == said
