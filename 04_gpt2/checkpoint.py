@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from shared.cli import UsageError
+from shared.cli import RunError, UsageError
 
 from .bpe import BytePairTokenizer
 from .config import TrainConfig
@@ -20,14 +20,23 @@ TIED = "lm_head.weight"  # the same tensor as transformer.wte.weight: stored onc
 
 
 def save_weights(run: Path, model: GPT, step: int) -> None:
-    """Write `run`/model.safetensors as it stands after `step` updates. The file is replaced in one move, once it is whole."""
+    """Write `run`/model.safetensors as it stands after `step` updates. The file is replaced in one move, once it is whole.
+
+    Raises RunError if it cannot be written; the file that was there stays.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name != TIED}
     unfinished = run / (WEIGHTS + ".unfinished")
-    save_file(tensors, unfinished, metadata={"format": "pt", "step": str(step)})
-    shutil.copymode(run / CONFIG, unfinished)  # safetensors writes files that only their owner may read
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(run / WEIGHTS)
+    try:
+        save_file(tensors, unfinished, metadata={"format": "pt", "step": str(step)})
+        shutil.copymode(run / CONFIG, unfinished)  # safetensors writes files that only their owner may read
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(run / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(
+            f"the weights after step {step} could not be saved in {run}: {error}; those before them are intact"
+        ) from None
 
 
 def save_description(run: Path, config: TrainConfig, tokenizer: BytePairTokenizer) -> None:

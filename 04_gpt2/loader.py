@@ -10,7 +10,11 @@ from .data import Tokens
 
 
 class Loader:
-    """Micro-batches of `batch_size` windows of `block_size` tokens; every window once per epoch, each epoch reshuffled.
+    """Micro-batches of `batch_size` windows of `block_size` tokens.
+
+    An epoch cuts the tokens into windows side by side and reads each once, in random order. The next epoch begins its first
+    window a few tokens earlier or later, so that a token is not always seen at the same position. At both ends together
+    fewer than two windows' tokens stay unread in an epoch.
 
     Batch i is the same whenever it is asked for, so the number of batches taken is all that a resumed run must remember.
     Raises ValueError if `tokens` does not hold a single window.
@@ -18,20 +22,23 @@ class Loader:
 
     def __init__(self, tokens: Tokens, batch_size: int, block_size: int, seed: int):
         self.tokens, self.batch_size, self.block_size, self.seed = tokens, batch_size, block_size, seed
-        self.n_windows = (len(tokens) - 1) // block_size  # a window's targets reach one token past its inputs
-        if self.n_windows < 1:
+        n_inputs = len(tokens) - 1  # a window's targets reach one token past its inputs
+        if n_inputs < block_size:
             raise ValueError(f"{len(tokens)} tokens do not hold one window of {block_size} tokens and the one that follows")
-        self._order = lru_cache(maxsize=2)(self._shuffled)  # a batch may span two epochs
+        self.n_windows = max(1, (n_inputs + 1) // block_size - 1)
+        self._n_first_starts = min(block_size, n_inputs - self.n_windows * block_size + 1)
+        self._starts = lru_cache(maxsize=2)(self._shuffled_starts)  # a batch may span two epochs
 
     def batch(self, i: int) -> tuple[Tensor, Tensor]:
         """Inputs and targets of micro-batch `i` = 0, 1, 2, …, both (B, T); a target is the token after its input."""
         rows = []
         for n in range(i * self.batch_size, (i + 1) * self.batch_size):
             epoch, place = divmod(n, self.n_windows)
-            start = self._order(epoch)[place] * self.block_size
+            start = self._starts(epoch)[place]
             rows.append(self.tokens[start : start + self.block_size + 1])
         window = torch.from_numpy(np.stack(rows).astype(np.int64))  # (B, T + 1)
         return window[:, :-1], window[:, 1:]
 
-    def _shuffled(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.n_windows)
+    def _shuffled_starts(self, epoch: int) -> np.ndarray:
+        chance = np.random.default_rng([self.seed, epoch])
+        return chance.integers(self._n_first_starts) + self.block_size * chance.permutation(self.n_windows)

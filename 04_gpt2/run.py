@@ -29,13 +29,12 @@ LOG_LINES = 30  # in a whole run, where there is no terminal for a progress bar
 class Run:
     """The folder `config.run` and all that is told while it fills.
 
-    Nothing is written before `begin`. Raises UsageError at once if the folder is taken: by another run (unless
+    Nothing is written outside its `with` block. Raises UsageError at once if the folder is taken: by another run (unless
     `config.overwrite`), or by files that are none of a run's.
     """
 
     def __init__(self, config: TrainConfig):
         self.config, self.folder = config, Path(config.run)
-        self.bar = tqdm(total=config.steps, unit="step", dynamic_ncols=True, disable=True)
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
@@ -46,7 +45,7 @@ class Run:
         if taken and not config.overwrite:
             raise UsageError(f"{self.folder} already holds a run; name another folder with --run, or give --overwrite")
 
-    def begin(self) -> None:
+    def __enter__(self) -> "Run":
         """Make the folder, remove a run that is to be overwritten, put up the progress bar."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +55,10 @@ class Run:
             (self.folder / name).unlink(missing_ok=True)
         on_terminal = sys.stderr.isatty() and not self.config.quiet
         self.bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
 
     def say(self, text: str) -> None:
         """A line for the reader, above the progress bar if there is one."""
@@ -94,10 +97,6 @@ class Run:
         """Append to samples.txt."""
         with (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
             file.write(f"=== {heading} ===\n{sample}\n\n")
-
-    def end(self) -> None:
-        """Take the progress bar down."""
-        self.bar.close()
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from shared.devices import choose_device, choose_dtype, describe, seed_everythin
 
 from . import checkpoint
 from .config import FINEWEB, PRESETS, TrainConfig, choose_preset
-from .data import TokenData, load_text, prepare
+from .data import TEXTS, TokenData, load_text, prepare
 from .evaluate import draw_loss, known_word_share, score
 from .generate import Sampling, encode_prompt, sample
 from .loader import Loader
@@ -58,11 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
         f"{len(data.train):,} tokens to learn from, {len(data.val):,} to validate on"
     )
-    run.begin()
-    checkpoint.save_description(run.folder, config, data.tokenizer)
-    with stop_between_steps() as stop_asked:
+    with run, stop_between_steps() as stop_asked:
+        checkpoint.save_description(run.folder, config, data.tokenizer)
         finished = train(model, data, loader, config, dtype, run, stop_asked)
-    run.end()
+    draw_loss(run.folder)
     if finished:
         finish(model, data, config, run)
     return 0 if finished else 130
@@ -137,7 +136,7 @@ def look(model: GPT, data: TokenData, config: TrainConfig, step: int, run: Run) 
 
 
 def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
-    """Score all validation tokens, count the real words in long samples, draw the losses, say what lies where."""
+    """Score all validation tokens, count the real words in long samples, say what lies where."""
     result = score(model, data.val, data.tokenizer)
     start = encode_prompt("", data.tokenizer)
     written = sample(model, start, data.tokenizer, LONG_SAMPLE, LONG_SAMPLES, config.seed)
@@ -145,7 +144,6 @@ def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
     for number, text in enumerate(texts, start=1):
         run.write_sample(f"at the end, {number} of {LONG_SAMPLES}", text)
     share = known_word_share("\n".join(texts), data.text)
-    draw_loss(run.folder)
     run.record(
         step=config.steps,
         whole_val_loss=result.nats_per_token,
@@ -160,7 +158,8 @@ def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
     )
     for name, content in CONTENT.items():
         run.say(f"  {name:18} {content}")
-    run.say(f'let it write: python -m 04_gpt2.generate --checkpoint {run.folder} --prompt "ROMEO:"')
+    prompt = ' --prompt "ROMEO:"' if config.data in TEXTS else ""
+    run.say(f"let it write: python -m 04_gpt2.generate --checkpoint {run.folder}{prompt}")
 
 
 def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:

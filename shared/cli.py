@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
+from io import TextIOWrapper
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -32,12 +33,14 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
 
     @wraps(main)
     def guarded(argv: Sequence[str] | None = None) -> int:
+        if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a character shows another one
+            sys.stdout.reconfigure(errors="replace")
         try:
             return main(argv)
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-        except RunError as error:
+        except (RunError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
@@ -47,11 +50,19 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
     return guarded
 
 
-def parse(defaults: Config, argv: Sequence[str] | None, prog: str, description: str, examples: Sequence[str]) -> Config:
+def parse(
+    defaults: Config,
+    argv: Sequence[str] | None,
+    prog: str,
+    description: str,
+    examples: Sequence[str],
+    positional: str | None = None,
+) -> Config:
     """`defaults` with the fields that `argv` names as flags (`--n-layer 6`) replaced; nested dataclasses are flattened.
 
     A field is declared as `name: Annotated[type, "help text"] = default` with type int, float, str, bool, a Literal of
-    strings, or one of these with None. Raises UsageError for anything it does not understand.
+    strings, or one of these with None. The field called `positional`, a Literal, is given without its name and must be.
+    Raises UsageError for anything it does not understand.
     """
     parser = _Parser(
         prog=prog,
@@ -63,7 +74,9 @@ def parse(defaults: Config, argv: Sequence[str] | None, prog: str, description: 
     )
     for name, kind, help_text, default in _leaves(defaults):
         flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default})".replace("%", "%%")
-        if kind is bool:
+        if name == positional:
+            parser.add_argument(name, choices=get_args(kind), help=help_text)
+        elif kind is bool:
             short = ["-q"] if name == "quiet" else []
             parser.add_argument(*short, flag, action="store_true", help=shown)
         elif get_origin(kind) is Literal:

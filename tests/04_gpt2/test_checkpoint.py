@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 
 import pytest
@@ -87,3 +89,19 @@ def test_a_configuration_that_is_none_is_refused(run, content):
     (run / "config.json").write_text(content)
     with pytest.raises(UsageError, match=r"config\.json is not the configuration of a run"):
         checkpoint.load(run, CPU)
+
+
+def test_weights_that_cannot_be_written_leave_those_before_them_whole(run):
+    """The child process may write no file beyond 64 KiB: to it the disk is full."""
+    program = (
+        "import resource, signal, sys, torch; from importlib import import_module; from pathlib import Path;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16));"
+        "checkpoint = import_module('04_gpt2.checkpoint'); run = Path(sys.argv[1]);"
+        "model, _, _ = checkpoint.load(run, torch.device('cpu'));"
+        "checkpoint.save_weights(run, model, 99)"
+    )
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True)
+    assert done.returncode != 0 and "RunError: the weights after step 99 could not be saved" in done.stderr
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before

@@ -53,20 +53,29 @@ def test_a_vocabulary_without_room_is_refused():
 
 
 @given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 80), st.integers(0, 2**32))
-def test_every_window_comes_once_an_epoch_and_targets_are_the_next_tokens(block_size, batch_size, extra, seed):
+def test_an_epoch_reads_windows_side_by_side_once_each_and_targets_are_the_next_tokens(block_size, batch_size, extra, seed):
     tokens = np.arange(block_size + 1 + extra, dtype=np.uint16)
     batches = loader.Loader(tokens, batch_size, block_size, seed)
-    n_windows = (len(tokens) - 1) // block_size
-    assert batches.n_windows == n_windows
+    n = batches.n_windows
     rows = []
-    for i in range(-(-3 * n_windows // batch_size)):  # three epochs, rounded up to whole batches
+    for i in range(-(-3 * n // batch_size)):  # three epochs, rounded up to whole batches
         x, y = batches.batch(i)
         assert x.shape == y.shape == (batch_size, block_size) and x.dtype == y.dtype == torch.int64
         assert torch.equal(y, x + 1)
         rows += x.tolist()
-    windows = [list(range(n * block_size, (n + 1) * block_size)) for n in range(n_windows)]
     for epoch in range(3):
-        assert sorted(rows[epoch * n_windows : (epoch + 1) * n_windows]) == windows
+        read = sorted(rows[epoch * n : (epoch + 1) * n])
+        first = read[0][0]
+        assert [i for row in read for i in row] == list(range(first, first + n * block_size))
+        assert first < block_size and len(tokens) - 1 - n * block_size < 2 * block_size
+
+
+def test_epochs_begin_at_every_place_of_a_window():
+    batches = loader.Loader(np.arange(1001, dtype=np.uint16), 1, 8, seed=1)
+    firsts = {
+        min(batches.batch(e * batches.n_windows + i)[0][0, 0].item() for i in range(batches.n_windows)) for e in range(100)
+    }
+    assert firsts == set(range(8))
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_alone():
