@@ -79,5 +79,6 @@ def draw_loss(run: Path) -> None:
     )
     axes.plot(*zip(*train, strict=True), color=ORANGE, linewidth=0.8, alpha=0.8, label="training, one step's tokens")
     axes.plot(*zip(*val, strict=True), color=BLUE, linewidth=2, marker="o", markersize=3, label="validation, fixed tokens")
-    axes.legend()
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
     save_figure(figure, run / PICTURE)

@@ -4,11 +4,15 @@ Everything the story needs stands in the files before this one; here is their or
 """
 
 import math
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+
+if __name__ == "__main__":  # OpenMP reads this once, when PyTorch is loaded: idle threads sleep and leave the cores to others
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from torch import Tensor

@@ -19,7 +19,6 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.color": "#DDDDDD",
-    "legend.frameon": False,
 }
 
 
