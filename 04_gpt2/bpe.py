@@ -48,7 +48,7 @@ class BytePairTokenizer:
         self.ids: dict[bytes, int] = {}  # bytes -> id; where two merges spell the same bytes, the first
         for i, token in enumerate(self.tokens):
             self.ids.setdefault(token, i)
-        self.specials = {text: len(self.tokens) + i for i, text in enumerate(specials)}
+        self.specials = {text: len(self.tokens) + i for i, text in enumerate(dict.fromkeys(specials))}
         self._special_texts = {i: text for text, i in self.specials.items()}
         self._chunk_cache: dict[str, list[int]] = {}
 
@@ -69,6 +69,7 @@ class BytePairTokenizer:
 
         Raises ValueError if vocab_size has no room for the 256 bytes and the special tokens.
         """
+        specials = list(dict.fromkeys(specials))
         n_merges = vocab_size - 256 - len(specials)
         if n_merges < 0:
             raise ValueError(
@@ -106,7 +107,7 @@ class BytePairTokenizer:
         raise ValueError(f"token id {i} is not in the vocabulary of {self.vocab_size}")
 
     @cached_property
-    def fast(self) -> tiktoken.Encoding:
+    def tiktoken_encoding(self) -> tiktoken.Encoding:
         """The same vocabulary in tiktoken's engine, for long texts."""
         return tiktoken.Encoding("byte-pair", pat_str=self.pattern, mergeable_ranks=self.ids, special_tokens=self.specials)
 
@@ -133,8 +134,14 @@ class BytePairTokenizer:
                 left, right = line.split(" ")
                 merges.append((id_of[left], id_of[right]))
                 id_of.setdefault(left + right, 255 + len(merges))
-            return cls(merges, content["pattern"], content["special_tokens"], alphabet)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            regex.compile(content["pattern"])
+            specials = content["special_tokens"]
+            if sorted(alphabet) != list(range(256)):
+                raise ValueError("its alphabet is not the 256 bytes")
+            if not isinstance(specials, list) or not all(isinstance(text, str) for text in specials):
+                raise ValueError("its special tokens are not a list of texts")
+            return cls(merges, content["pattern"], specials, alphabet)
+        except (KeyError, TypeError, ValueError, AttributeError, regex.error) as error:
             raise ValueError(f"{path} is not a tokenizer saved by this project ({type(error).__name__}: {error})") from None
 
     def _encode_ordinary(self, text: str) -> list[int]:
@@ -167,11 +174,11 @@ def learn_merges(chunks: dict[str, int], n_merges: int) -> list[tuple[int, int]]
     words = [chunk.encode().decode("latin-1") for chunk in chunks]
     frequencies = list(chunks.values())
     counts: dict[str, int] = defaultdict(int)  # pair -> occurrences
-    where: dict[str, set[int]] = defaultdict(set)  # pair -> words that hold it, or once did
+    words_with: dict[str, set[int]] = defaultdict(set)  # pair -> words that hold it, or once did
     for i, word in enumerate(words):
         for left, right in pairwise(word):
             counts[left + right] += frequencies[i]
-            where[left + right].add(i)
+            words_with[left + right].add(i)
 
     queue = [(-count, pair) for pair, count in counts.items()]
     heapq.heapify(queue)
@@ -184,8 +191,8 @@ def learn_merges(chunks: dict[str, int], n_merges: int) -> list[tuple[int, int]]
             continue
         token = chr(256 + len(merges))
         merges.append((ord(pair[0]), ord(pair[1])))
-        born = set()
-        for i in where.pop(pair):
+        new_pairs = set()
+        for i in words_with.pop(pair):
             old, frequency = words[i], frequencies[i]
             if pair not in old:
                 continue
@@ -195,9 +202,9 @@ def learn_merges(chunks: dict[str, int], n_merges: int) -> list[tuple[int, int]]
             for left, right in pairwise(new):
                 counts[left + right] += frequency
                 if left == token or right == token:
-                    born.add(left + right)
-                    where[left + right].add(i)
-        for pair in born:
+                    new_pairs.add(left + right)
+                    words_with[left + right].add(i)
+        for pair in new_pairs:
             heapq.heappush(queue, (-counts[pair], pair))
     return merges
 

@@ -3,6 +3,7 @@
 The presets are instances of them; each field is a flag of `python -m 04_gpt2.train`, and its help text stands here.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +27,8 @@ class GPTConfig:
 
     def __post_init__(self):
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_embd"):
-            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is expected")
+            value = getattr(self, name)
+            _require(isinstance(value, int) and value >= 1, f"{name} is {value}; a whole number of at least 1 is expected")
         _require(0 <= self.dropout < 1, f"dropout is {self.dropout}; a share of at least 0 and below 1 is expected")
         _require(
             self.n_embd % self.n_head == 0,
@@ -67,7 +69,7 @@ class TrainConfig:
     weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings; biases and LayerNorms have none"] = 0.1
     max_grad_norm: Annotated[float, "gradients are scaled down to this global norm"] = 1.0
     seed: Annotated[int, "seed of the weights, the order of the data and the samples"] = 1337
-    run: Annotated[str, "the run's folder"] = ""
+    run: Annotated[str, "folder that the run fills"] = ""
     overwrite: Annotated[bool, "replace the run that the folder holds"] = False
     quiet: Annotated[bool, "print nothing but errors"] = False
 
@@ -77,13 +79,13 @@ class TrainConfig:
         at_least_one = ("steps", "tokens_per_step", "batch_size", "eval_every", "eval_tokens")
         for name in at_least_one:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is expected")
-        _require(self.lr > 0, f"lr is {self.lr}; a number above 0 is expected")
+        _require(0 < self.lr < math.inf, f"lr is {self.lr}; a number above 0 is expected")
         _require(0 <= self.min_lr <= self.lr, f"min_lr is {self.min_lr}; between 0 and lr {self.lr} is expected")
         for name in ("beta1", "beta2"):
             _require(0 <= getattr(self, name) < 1, f"{name} is {getattr(self, name)}; at least 0 and below 1 is expected")
-        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}; at least 0 is expected")
-        _require(self.max_grad_norm > 0, f"max_grad_norm is {self.max_grad_norm}; a number above 0 is expected")
-        _require(self.seed >= 0, f"seed is {self.seed}; at least 0 is expected")
+        _require(0 <= self.weight_decay < math.inf, f"weight_decay is {self.weight_decay}; a number of at least 0 is expected")
+        _require(0 < self.max_grad_norm < math.inf, f"max_grad_norm is {self.max_grad_norm}; a number above 0 is expected")
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}; at least 0 and below 2**63 is expected")
         _require(
             0 <= self.warmup_steps <= self.steps,
             f"warmup_steps {self.warmup_steps} is not within the run's {self.steps} steps; lower one or raise the other",
@@ -104,11 +106,6 @@ class TrainConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain values, nested as the dataclasses are."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "TrainConfig":
-        """The configuration that `to_json` gave. Raises TypeError or ValueError if it is something else."""
-        return cls(**{**values, "model": GPTConfig(**values["model"])})
 
 
 def _require(condition: bool, message: str) -> None:
@@ -175,15 +172,17 @@ PRESETS = {
 }
 
 
-def choose_preset(asked: str | None, has_cuda: bool, prepared: Path) -> tuple[str, str]:
-    """Name of the preset and why: the one asked for, else gpt2 if there is a CUDA device and `prepared` holds token shards,
-    else shakespeare. Raises UsageError for a name that is not in PRESETS."""
+def choose_preset(asked: str | None, data_given: bool, has_cuda: bool, prepared: Path) -> tuple[str, str]:
+    """Name of the preset and why: the one asked for, else gpt2 if there is a CUDA device and `prepared` holds token shards
+    and no other data were given, else shakespeare. Raises UsageError for a name that is not in PRESETS."""
     if asked is not None:
         if asked not in PRESETS:
             raise UsageError(f"--preset {asked} is not one of {', '.join(PRESETS)}")
         return asked, "asked for"
+    if data_given:
+        return "shakespeare", "its shape and schedule suit a small text"
     if not has_cuda:
-        return "shakespeare", "for a run without a CUDA device or on a text of your own"
+        return "shakespeare", "this run has no CUDA device"
     if not (prepared / "manifest.json").is_file():
         return "shakespeare", f"there is a CUDA device, but no prepared data in {prepared}"
     return "gpt2", f"there is a CUDA device and prepared data in {prepared}"

@@ -43,7 +43,7 @@ def load_text(source: str) -> str:
 
 
 def split(text: str, val_share: float = 0.1) -> tuple[str, str]:
-    """The first and the last part of `text`, cut by bytes (at the next whole character)."""
+    """The first and the last part of `text`, cut by bytes (at the next whole character). Raises UsageError if one is empty."""
     raw = text.encode("utf-8")
     cut = int(len(raw) * (1 - val_share))
     while cut < len(raw) and raw[cut] & 0xC0 == 0x80:  # inside a character
@@ -55,5 +55,5 @@ def split(text: str, val_share: float = 0.1) -> tuple[str, str]:
 
 def tokenise(document: str, tokenizer: BytePairTokenizer) -> Tokens:
     """<|endoftext|> and the document's ids as one array (N,). The marker's text inside a document is ordinary text."""
-    ids = [tokenizer.specials[END_OF_TEXT], *tokenizer.fast.encode_ordinary(document)]
+    ids = [tokenizer.specials[END_OF_TEXT], *tokenizer.tiktoken_encoding.encode_ordinary(document)]
     return np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)

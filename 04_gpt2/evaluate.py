@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import MaxNLocator
 
 from shared.plotting import BLUE, ORANGE, new_figure, save_figure
 
 from .bpe import BytePairTokenizer
 from .data import Tokens
-from .model import GPT
+from .model import GPT, evaluation_mode
 
 PICTURE = "loss.png"
 
@@ -35,21 +36,19 @@ def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: 
 
     Losses are added up token by token in float64, so the result depends on neither `rows` (windows at a time) nor devices.
     """
-    was_training = model.training
-    model.eval()
     ids = torch.from_numpy(tokens[: None if max_tokens is None else max_tokens + 1].astype("int64"))
     T = model.config.block_size
     n_full = (len(ids) - 1) // T * T  # tokens in whole windows; the last window may be shorter
     inputs = [*ids[:n_full].view(-1, T).split(rows), ids[n_full:-1].view(1, -1)]
     targets = [*ids[1 : n_full + 1].view(-1, T).split(rows), ids[n_full + 1 :].view(1, -1)]
     nats = 0.0
-    for x, y in zip(inputs, targets, strict=True):
-        if x.numel() == 0:
-            continue
-        logits, _ = model(x.to(model.device))  # (rows, T, V)
-        losses = F.cross_entropy(logits.flatten(0, 1).float(), y.to(model.device).flatten(), reduction="none")
-        nats += losses.double().cpu().sum().item()
-    model.train(was_training)
+    with evaluation_mode(model):
+        for x, y in zip(inputs, targets, strict=True):
+            if x.numel() == 0:
+                continue
+            logits, _ = model(x.to(model.device))  # (rows, T, V)
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), y.to(model.device).flatten(), reduction="none")
+            nats += losses.cpu().double().sum().item()  # MPS has no float64
     n_tokens = len(ids) - 1
     byte_lengths = np.array([len(token) for token in tokenizer.tokens] + [0] * len(tokenizer.specials))
     n_bytes = int(byte_lengths[ids[1:].numpy()].sum())
@@ -79,6 +78,6 @@ def draw_loss(run: Path) -> None:
     )
     axes.plot(*zip(*train, strict=True), color=ORANGE, linewidth=0.8, alpha=0.8, label="training, one step's tokens")
     axes.plot(*zip(*val, strict=True), color=BLUE, linewidth=2, marker="o", markersize=3, label="validation, fixed tokens")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     save_figure(figure, run / PICTURE)

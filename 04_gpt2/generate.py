@@ -15,7 +15,7 @@ from shared.devices import DeviceName, choose_device
 
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .checkpoint import load
-from .model import GPT
+from .model import GPT, evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sampling:
     max_new_tokens: Annotated[int, "tokens to write, if <|endoftext|> does not come before"] = 256
     temperature: Annotated[float, "below 1 bolder about the likely, above 1 wilder; 0 always takes the likeliest"] = 0.8
     top_k: Annotated[int | None, "choose among the K likeliest tokens only; None among all"] = None
-    top_p: Annotated[float | None, "choose among the likeliest tokens that together reach this probability"] = None
+    top_p: Annotated[float, "choose among the likeliest tokens that together reach this probability; 1 is all"] = 0.9
 
     def __post_init__(self):
         if self.max_new_tokens < 1:
@@ -34,7 +34,7 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature}; a number of at least 0 is expected")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}; at least 1 is expected")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
+        if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; above 0 and at most 1 is expected")
 
 
@@ -52,8 +52,8 @@ class GenerateConfig:
     def __post_init__(self):
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}; at least 1 is expected")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; at least 0 is expected")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}; at least 0 and below 2**63 is expected")
 
 
 @command
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "python -m 04_gpt2.generate --checkpoint runs/mine --samples 3 --temperature 1 --top-p 0.95",
         ],
     )
-    model, tokenizer, _ = load(config.checkpoint, choose_device(config.device))
+    model, tokenizer = load(config.checkpoint, choose_device(config.device))
     prompt = encode_prompt(config.prompt, tokenizer)
     if len(prompt) > model.config.block_size:
         print(f"note: the model sees the last {model.config.block_size} of the {len(prompt)} tokens", file=sys.stderr)
@@ -113,39 +113,38 @@ def generate(
     A text ends at <|endoftext|>, which is not yielded. Only ids that the tokenizer has are chosen. Past the model's
     block_size the oldest tokens fall out of sight.
     """
-    was_training = model.training
-    model.eval()
-    chance = torch.Generator(model.device).manual_seed(seed)
+    rng = torch.Generator(model.device).manual_seed(seed)
     end = tokenizer.specials[END_OF_TEXT]
     idx = torch.tensor([prompt] * samples, device=model.device)  # (samples, T)
     ended = [False] * samples
     for _ in range(sampling.max_new_tokens):
-        last = model.transformer(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
-        logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
-        chosen = choose(logits, sampling, chance)  # (samples,)
+        with evaluation_mode(model):
+            last = model.transformer(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
+            logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
+        chosen = choose(logits, sampling, rng)  # (samples,)
         ended = [before or i == end for before, i in zip(ended, chosen.tolist(), strict=True)]
         if all(ended):
             break
         yield [None if over else i for over, i in zip(ended, chosen.tolist(), strict=True)]
         idx = torch.cat([idx, chosen[:, None]], dim=1)
-    model.train(was_training)
 
 
-def choose(logits: Tensor, sampling: Sampling, chance: torch.Generator) -> Tensor:
+def choose(logits: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
     """One id per row of `logits` (B, V), drawn as `sampling` says -> (B,)"""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    probabilities = F.softmax(narrow(logits / sampling.temperature, sampling.top_k, sampling.top_p), dim=-1)
-    return torch.multinomial(probabilities, 1, generator=chance)[:, 0]
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature  # at most 0: no temperature overflows
+    probabilities = F.softmax(filter_logits(logits, sampling.top_k, sampling.top_p), dim=-1)
+    return torch.multinomial(probabilities, 1, generator=rng)[:, 0]
 
 
-def narrow(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
     """`logits` (B, V) with -inf for all but the `top_k` likeliest, and of these for all but the smallest set of likeliest
     tokens whose probabilities reach `top_p` (Holtzman et al. 2020, "nucleus sampling"); the likeliest always stays."""
     if top_k is not None and top_k < logits.shape[-1]:
         smallest_kept = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
-    if top_p is not None:
+    if top_p < 1:
         ordered, order = logits.sort(dim=-1, descending=True)
         probabilities = F.softmax(ordered, dim=-1)
         reached_before = probabilities.cumsum(dim=-1) - probabilities >= top_p

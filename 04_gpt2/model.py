@@ -5,6 +5,8 @@ B batch, T time (tokens in a row), C channels = n_embd, H heads = n_head, D head
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn as nn
@@ -96,7 +98,7 @@ class GPT(nn.Module):
         self.config = config
         self.transformer = Transformer(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.lm_head.weight = self.transformer.wte.weight  # tied: one matrix reads tokens in and scores them
+        self.tie_head()
         self._initialise()
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -109,18 +111,34 @@ class GPT(nn.Module):
             return logits, None
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
+    def tie_head(self) -> None:
+        """Let one matrix read tokens in and score them."""
+        self.lm_head.weight = self.transformer.wte.weight
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.lm_head.weight.device
 
     def _initialise(self) -> None:
-        """Weights N(0, 0.02), biases 0. The layers that add to the residual stream start smaller, because 2 * n_layer of them
-        add up (GPT-2, section 2.3), and position embeddings at 0.01, as in OpenAI's code (gpt-2, src/model.py)."""
+        """Weights with standard deviation 0.02, biases 0. The layers that add to the residual stream start smaller, because
+        2 * n_layer of them add up (GPT-2, section 2.3), and position embeddings at 0.01 (OpenAI's gpt-2, src/model.py)."""
         residual_std = 0.02 / math.sqrt(2 * self.config.n_layer)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=residual_std if name.endswith("c_proj") else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.normal_(self.transformer.wte.weight, std=0.02)  # and with it the tied head's
         nn.init.normal_(self.transformer.wpe.weight, std=0.01)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Within this block nothing drops out; then the model is in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from shared.cli import UsageError
 
-from .checkpoint import CONFIG, TOKENIZER, WEIGHTS
+from .checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_shape
 from .config import TrainConfig
 from .evaluate import PICTURE, Score
 
@@ -35,14 +35,18 @@ class Run:
 
     def __init__(self, config: TrainConfig):
         self.config, self.folder = config, Path(config.run)
-        if not self.folder.exists():
+        self.first_step_ended = 0.0
+        try:
+            taken = self.folder.exists() and any(self.folder.iterdir())
+        except OSError as error:
+            raise UsageError(f"--run {self.folder} cannot be a run's folder: {error.strerror}") from None
+        if not taken:
             return
-        if not self.folder.is_dir():
-            raise UsageError(f"--run {self.folder} is a file; name a folder")
-        taken = {path.name for path in self.folder.iterdir()}
-        if taken and CONFIG not in taken:
-            raise UsageError(f"--run {self.folder} holds files that are not a run's; name a new or empty folder")
-        if taken and not config.overwrite:
+        try:
+            load_shape(self.folder)
+        except UsageError:
+            raise UsageError(f"--run {self.folder} holds files that are not a run's; name a new or empty folder") from None
+        if not config.overwrite:
             raise UsageError(f"{self.folder} already holds a run; name another folder with --run, or give --overwrite")
 
     def __enter__(self) -> "Run":

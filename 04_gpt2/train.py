@@ -5,11 +5,10 @@ Everything the story needs stands in the files before this one; here is their or
 
 import math
 import os
-import signal
+import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 if __name__ == "__main__":  # OpenMP reads this once, when PyTorch is loaded: idle threads sleep and leave the cores to others
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from shared.cli import RunError, UsageError, command, first_values, parse
+from shared.cli import RunError, UsageError, command, first_values, parse, stop_between_steps
 from shared.devices import choose_device, choose_dtype, describe, seed_everything
 
 from . import checkpoint
@@ -34,6 +33,8 @@ from .run import CONTENT, Run, duration
 SHORT_SAMPLE = Sampling(max_new_tokens=80)  # at each validation
 LONG_SAMPLE, LONG_SAMPLES = Sampling(max_new_tokens=250), 8  # at the end: 2,000 tokens in one batch
 
+Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,24 +48,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that stay in float32
     seed_everything(config.seed)
-    with device:
-        model = GPT(config.model)
-    run.say(announcement(model, config, reason, dtype))
+    model, forward, seconds = build(config, device, dtype, longest=len(text.encode()))
+    run.say(announcement(config, reason, device, dtype, seconds))
 
     data = prepare(text, config.tokenizer, config.model.vocab_size)
-    if len(data.train) <= config.model.block_size:
-        raise UsageError(
-            f"--block-size {config.model.block_size} is too long for {config.data}, "
-            f"whose training part has {len(data.train):,} tokens; give a longer text or at most {len(data.train) - 1}"
-        )
-    loader = Loader(data.train, config.batch_size, config.model.block_size, config.seed)
+    try:
+        loader = Loader(data.train, config.batch_size, config.model.block_size, config.seed)
+    except ValueError as error:
+        raise UsageError(f"--block-size is too long for {config.data}: {error}") from None
     run.say(
         f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
         f"{len(data.train):,} tokens to learn from, {len(data.val):,} to validate on"
     )
     with run, stop_between_steps() as stop_asked:
         checkpoint.save_description(run.folder, config, data.tokenizer)
-        finished = train(model, data, loader, config, dtype, run, stop_asked)
+        finished = train(model, forward, data, loader, config, dtype, run, stop_asked)
     draw_loss(run.folder)
     if finished:
         finish(model, data, config, run)
@@ -73,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(
     model: GPT,
+    forward: Forward,
     data: TokenData,
     loader: Loader,
     config: TrainConfig,
@@ -80,14 +79,15 @@ def train(
     run: Run,
     stop_asked: Callable[[], bool],
 ) -> bool:
-    """Update the model `config.steps` times; validate, save and sample on the way. False if a stop was asked for."""
+    """Update the model `config.steps` times; validate, save and sample on the way. False if a stop was asked for.
+
+    `forward` is the model, compiled or not; validation and sampling use `model` itself.
+    """
     optimizer = make_optimizer(model, config)
-    compiled = config.compile == "on" or (config.compile == "auto" and model.device.type == "cuda")
-    forward = torch.compile(model) if compiled else model  # validation and sampling go on using `model`
     model.train()
     for step in range(config.steps):
         if step % config.eval_every == 0:
-            look(model, data, config, step, run)
+            evaluate_and_save(model, data, config, step, run)
         started = time.perf_counter()
         lr = cosine_with_warmup(step, config)
         set_lr(optimizer, lr)
@@ -105,12 +105,12 @@ def train(
             checkpoint.save_weights(run.folder, model, step + 1)
             run.say(f"stopped after step {step + 1}; {run.folder} holds its weights")
             return False
-    look(model, data, config, config.steps, run)
-    return True
+    evaluate_and_save(model, data, config, config.steps, run)
+    return not stop_asked()
 
 
 def accumulate_gradients(
-    forward: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
+    forward: Forward,
     loader: Loader,
     step: int,
     config: TrainConfig,
@@ -129,7 +129,7 @@ def accumulate_gradients(
     return total.item()
 
 
-def look(model: GPT, data: TokenData, config: TrainConfig, step: int, run: Run) -> None:
+def evaluate_and_save(model: GPT, data: TokenData, config: TrainConfig, step: int, run: Run) -> None:
     """After `step` updates: validate on the fixed tokens, save the weights, write a short sample."""
     result = score(model, data.val, data.tokenizer, config.eval_tokens)
     if not math.isfinite(result.nats_per_token):
@@ -163,18 +163,19 @@ def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
     for name, content in CONTENT.items():
         run.say(f"  {name:18} {content}")
     prompt = ' --prompt "ROMEO:"' if config.data in TEXTS else ""
-    run.say(f"let it write: python -m 04_gpt2.generate --checkpoint {run.folder}{prompt}")
+    run.say(f"let it write: python -m 04_gpt2.generate --checkpoint {shlex.quote(str(run.folder))}{prompt}")
 
 
 def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:
     """The preset that the flags or the machine choose, changed by the other flags; and why it was chosen."""
-    given = first_values(argv, "preset", "data", "device")
-    has_cuda = "data" not in given and choose_device(given.get("device", "auto")).type == "cuda"
-    preset, reason = choose_preset(given.get("preset"), has_cuda, FINEWEB)
+    prog = "python -m 04_gpt2.train"
+    given = first_values(argv, prog, "preset", "data", "device")
+    has_cuda = choose_device(given.get("device", "auto")).type == "cuda"
+    preset, reason = choose_preset(given.get("preset"), "data" in given, has_cuda, FINEWEB)
     config = parse(
         PRESETS[preset],
         argv,
-        prog="python -m 04_gpt2.train",
+        prog=prog,
         description=f"Train a GPT on a text. Defaults are those of --preset {preset}; others: {', '.join(PRESETS)}.",
         examples=[
             "python -m 04_gpt2.train",
@@ -185,52 +186,66 @@ def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:
     return config, reason
 
 
-def announcement(model: GPT, config: TrainConfig, reason: str, dtype: torch.dtype) -> str:
-    """The first line of a run: what was chosen, why, where it runs, how long it should take, how to choose otherwise."""
-    return (
-        f"preset {config.preset} ({reason}): {config.model.n_params:,} parameters on {describe(model.device)} in "
-        f"{str(dtype).removeprefix('torch.')}, {config.steps:,} steps of {config.tokens_per_step:,} tokens, "
-        f"about {duration(expected_seconds(model, config, dtype))}; "
-        f"choose otherwise with --preset, --device, --steps ... (--help lists all)"
-    )
+def build(config: TrainConfig, device: torch.device, dtype: torch.dtype, longest: int) -> tuple[GPT, Forward, float]:
+    """The model, its forward pass (compiled if so configured), and the seconds that the run should take.
+
+    Raises UsageError if the model cannot work here: more positions than `longest`, the bytes of the text; too little memory;
+    no compiler.
+    """
+    if config.model.block_size > longest:
+        raise UsageError(f"--block-size {config.model.block_size} is too long for {config.data}, which has {longest:,} bytes")
+    try:
+        with device:
+            model = GPT(config.model)
+        seconds = expected_seconds(model, config, dtype)
+    except (RuntimeError, MemoryError) as error:  # PyTorch's word for too little memory
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"a model of {config.model.n_params:,} parameters with --batch-size {config.batch_size} does not fit here ({reason}); "
+            f"choose a smaller one"
+        ) from None
+    if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
+        return model, model, seconds
+    forward = torch.compile(model)
+    try:
+        trial_seconds(forward, model, config.batch_size, config.model.block_size, dtype)
+    except Exception as error:  # compilers fail in many ways
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(f"torch.compile does not work here ({reason}); give --compile off") from None
+    return model, forward, seconds
 
 
 def expected_seconds(model: GPT, config: TrainConfig, dtype: torch.dtype) -> float:
-    """Time of the run, from a few rows pushed forward and backward through the model; its gradients are dropped."""
+    """Time of the run, from a few rows pushed forward and backward through the model."""
     T = min(config.model.block_size, 1024)
     rows = min(config.batch_size, max(1, 1024 // T)) if model.device.type == "cpu" else config.batch_size
-    x = torch.zeros((rows, T), dtype=torch.long, device=model.device)
-    seconds = []
-    with torch.random.fork_rng():  # dropout draws random numbers
-        for _ in range(3):  # the first one warms up
-            started = time.perf_counter()
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                _, loss = model(x, x)
-            assert loss is not None
-            loss.backward()
-            loss.item()  # waits for the device
-            seconds.append(time.perf_counter() - started)
-            model.zero_grad()
-    per_token = min(seconds) / x.numel()
+    trial_seconds(model, model, rows, T, dtype)  # warms up
+    per_token = min(trial_seconds(model, model, rows, T, dtype) for _ in range(2)) / (rows * T)
     scored = (config.steps // config.eval_every + 2) * config.eval_tokens / 3  # forward only: a third of the work
     return per_token * (config.steps * config.tokens_per_step + scored)
 
 
-@contextmanager
-def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Within this block the first Ctrl-C only makes the yielded function say True; the second one interrupts as always."""
-    asked = []
-    previous = signal.getsignal(signal.SIGINT)
+def trial_seconds(forward: Forward, model: GPT, rows: int, T: int, dtype: torch.dtype) -> float:
+    """Time of one micro-batch of (rows, T) tokens, forward and backward; leaves no gradient and no random number behind."""
+    x = torch.zeros((rows, T), dtype=torch.long, device=model.device)
+    started = time.perf_counter()
+    with torch.random.fork_rng():
+        with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            _, loss = forward(x, x)
+        assert loss is not None
+        loss.backward()
+        loss.item()  # waits for the device
+    model.zero_grad()
+    return time.perf_counter() - started
 
-    def note(number: int, frame: object) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, previous)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, previous)
+def announcement(config: TrainConfig, reason: str, device: torch.device, dtype: torch.dtype, seconds: float) -> str:
+    """The first line of a run: what was chosen, why, where it runs, how long it should take, how to choose otherwise."""
+    return (
+        f"preset {config.preset} ({reason}): {config.model.n_params:,} parameters on {describe(device)} in "
+        f"{str(dtype).removeprefix('torch.')}, {config.steps:,} steps of {config.tokens_per_step:,} tokens, "
+        f"about {duration(seconds)}; choose otherwise with --preset, --device, --steps ... (--help lists all)"
+    )
 
 
 if __name__ == "__main__":

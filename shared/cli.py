@@ -6,8 +6,10 @@ wrong use, 1 for a failure, 130 when stopped by Ctrl-C.
 
 import argparse
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from io import TextIOWrapper
@@ -90,9 +92,27 @@ def parse(
         raise UsageError(_with_flags(str(error), {leaf[0] for leaf in _leaves(defaults)})) from None
 
 
-def first_values(argv: Sequence[str] | None, *names: str) -> dict[str, str]:
+@contextmanager
+def stop_between_steps() -> Iterator[Callable[[], bool]]:
+    """Within this block the first Ctrl-C only makes the yielded function say True; the second one interrupts at once."""
+    asked = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+        print("\nfinishing this step; Ctrl-C again stops at once", file=sys.stderr)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def first_values(argv: Sequence[str] | None, prog: str, *names: str) -> dict[str, str]:
     """The values of some flags, for what must be known before `parse` has its defaults; wrong flags are left to `parse`."""
-    parser = _Parser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser = _Parser(prog=prog, add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     for name in names:
         parser.add_argument("--" + name)
     return vars(parser.parse_known_args(argv)[0])
@@ -100,6 +120,8 @@ def first_values(argv: Sequence[str] | None, *names: str) -> dict[str, str]:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected one argument"):
+            message += " (one that begins with a dash is given as --flag=value)"
         raise UsageError(f"{message}; {self.prog} --help lists what there is")
 
 

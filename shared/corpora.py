@@ -28,6 +28,9 @@ TINY_END = "Whiles thou art waking.\n"
 
 # Stage directions stand between underscores, or in brackets with an underscore on one side or on both.
 STAGE_DIRECTION = re.compile(r"_+[^_]*_+|\[[^\]_]*[\]_]+")
+# Some speakers' names are torn in two, their first word standing at the end of the speech before.
+TORN_NAME = re.compile(r"^(RICHARD|BISHOP|CARDINAL|COUNTESS|Ghosts?|Varro's) *\n\n\*\*", re.MULTILINE)
+PAGE_HEADINGS = {"LOVE'S LABOURS LOST", "EPILOGUE", "SONG."}
 
 
 def shakespeare() -> str:
@@ -36,8 +39,11 @@ def shakespeare() -> str:
 
 
 def tinyshakespeare() -> str:
-    """The nine plays of tiny Shakespeare, cut where it ends. The classic file drops most speeches that begin with a stage
-    direction; here they are whole, so that compare published figures on the classic file only."""
+    """The nine plays of tiny Shakespeare, cut where it ends.
+
+    The classic file lacks most speeches that begin with a stage direction; this one has them. Published figures can
+    therefore be compared on the classic file only.
+    """
     texts = plays()
     joined = "\n".join(texts[title] for title in TINY_PLAYS)
     return joined[: joined.index(TINY_END) + len(TINY_END)]
@@ -60,9 +66,9 @@ def names() -> list[str]:
 def read_text(path: str | Path) -> str:
     """The text of a UTF-8 file. Raises UsageError if it is not there, not a file, not UTF-8 or empty."""
     path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"{path} is a folder; a UTF-8 text file is expected")
     try:
+        if path.is_dir():
+            raise UsageError(f"{path} is a folder; a UTF-8 text file is expected")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from None
@@ -85,13 +91,13 @@ def embedded_folder(package: str) -> Path:
 
 def _play_text(markdown: str) -> str:
     speeches = [["PROLOGUE:"]]  # whoever speaks before the first name
-    for paragraph in re.split(r"\n\s*\n", markdown):
-        if paragraph.startswith("#"):  # title, act, scene
+    for paragraph in re.split(r"\n\s*\n", TORN_NAME.sub(r"\n**\1 ", markdown)):
+        if paragraph.startswith("#") or paragraph.strip() in PAGE_HEADINGS:  # title, act, scene
             continue
         spoken = STAGE_DIRECTION.sub("", paragraph.replace("\\", ""))
         lines = [line.strip() for line in spoken.splitlines() if line.strip()]
         if lines and (speaker := re.fullmatch(r"\*\*(.+)\*\*", lines[0])):
-            speeches.append([speaker[1] + ":"])
+            speeches.append([speaker[1].replace(":", "") + ":"])
             lines = lines[1:]
         speeches[-1] += lines
     return "\n".join("\n".join(speech) + "\n" for speech in speeches if len(speech) > 1)

@@ -17,7 +17,7 @@ def choose_device(name: str = "auto") -> torch.device:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
-    if not present[name]:
+    if not present.get(name):
         raise UsageError(f"--device {name} is not there; this machine has {', '.join(k for k in present if present[k])}")
     return torch.device(name)
 

@@ -7,8 +7,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colour-blind safe palette, ordered so that neighbours also differ in greyscale.
-BLUE, ORANGE, GREEN, PURPLE, BLACK = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#000000"
+# From Okabe and Ito's colour-blind safe palette; they also differ in greyscale.
+BLUE, ORANGE = "#0072B2", "#E69F00"
 
 STYLE: dict[Any, Any] = {
     "figure.dpi": 100,

@@ -75,4 +75,4 @@ def test_readme_names_only_flags_that_exist():
             check=True,
         ).stdout
         for flag in re.findall(r"--[a-z-]+", arguments):
-            assert flag in help_text, f"{module} has no {flag}"
+            assert re.search(rf"{flag}\b(?!-)", help_text), f"{module} has no {flag}"

@@ -98,7 +98,7 @@ def test_merges_of_the_plays_equal_hugging_face_as_a_set(plays, trained):
 def test_encoding_equals_tiktoken_and_decoding_gives_the_text_back(text):
     learned = bpe.BytePairTokenizer.train(text + "the theme of the thing", vocab_size=300)
     ids = learned.encode(text)
-    assert ids == learned.fast.encode_ordinary(text)
+    assert ids == learned.tiktoken_encoding.encode_ordinary(text)
     assert learned.decode(ids) == text
 
 
@@ -131,13 +131,13 @@ def test_an_altered_vocabulary_file_is_refused(monkeypatch):
 @given(text=TEXTS)
 def test_gpt2_encoding_equals_tiktoken_on_thousands_of_random_texts(gpt2, text):
     ids = gpt2.encode(text)
-    assert ids == gpt2.fast.encode_ordinary(text)
+    assert ids == gpt2.tiktoken_encoding.encode_ordinary(text)
     assert gpt2.decode(ids) == text
 
 
 def test_gpt2_encoding_of_all_the_plays_equals_tiktoken(plays, gpt2):
     ids = gpt2.encode(plays)
-    assert ids == gpt2.fast.encode_ordinary(plays)
+    assert ids == gpt2.tiktoken_encoding.encode_ordinary(plays)
     assert gpt2.decode(ids) == plays
 
 
@@ -168,12 +168,23 @@ def test_a_file_that_is_no_tokenizer_is_refused_by_name(tmp_path, content):
         bpe.BytePairTokenizer.load(tmp_path / "t.json")
 
 
+@pytest.mark.parametrize(
+    "change", [{"pattern": "("}, {"special_tokens": "abc"}, {"special_tokens": [1]}, {"alphabet": "ab"}, {"merges": ["a b c"]}]
+)
+def test_a_tokenizer_file_with_a_wrong_part_is_refused(tmp_path, change):
+    bpe.BytePairTokenizer.train("to be or not to be", 262).save(tmp_path / "t.json")
+    content = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    (tmp_path / "t.json").write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"t\.json is not a tokenizer"):
+        bpe.BytePairTokenizer.load(tmp_path / "t.json")
+
+
 def test_a_special_token_in_a_text_is_ordinary_unless_allowed(gpt2):
     text = "one<|endoftext|>two"
     ordinary = gpt2.encode(text)
     assert 50256 not in ordinary and gpt2.decode(ordinary) == text
     assert gpt2.encode(text, allowed_special={"<|endoftext|>"}) == [505, 50256, 11545]
-    assert gpt2.encode(text, allowed_special={"<|endoftext|>"}) == gpt2.fast.encode(text, allowed_special="all")
+    assert gpt2.encode(text, allowed_special={"<|endoftext|>"}) == gpt2.tiktoken_encoding.encode(text, allowed_special="all")
     with pytest.raises(ValueError, match="not special tokens of this vocabulary"):
         gpt2.encode(text, allowed_special={"<|fim|>"})
 
@@ -183,6 +194,11 @@ def test_decoding_half_a_character_shows_a_replacement_and_unknown_ids_are_refus
     for i in (-1, trained.vocab_size):
         with pytest.raises(ValueError, match=f"token id {i} is not in the vocabulary of 4097"):
             trained.decode([i])
+
+
+def test_a_special_token_named_twice_is_one():
+    twice = bpe.BytePairTokenizer.train("to be", 260, specials=["<|a|>", "<|a|>"])
+    assert twice.specials == {"<|a|>": twice.vocab_size - 1}
 
 
 def test_training_stops_when_nothing_is_left_to_merge_and_refuses_a_vocabulary_without_room():

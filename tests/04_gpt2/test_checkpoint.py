@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from shared.cli import UsageError
+from shared.cli import RunError, UsageError
 
 checkpoint = import_module("04_gpt2.checkpoint")
 config = import_module("04_gpt2.config")
@@ -31,8 +31,8 @@ def test_a_saved_model_comes_back_with_its_tokenizer_and_configuration(run):
     torch.manual_seed(7)
     gpt = model.GPT(config.PRESETS["debug"].model)
     checkpoint.save_weights(run, gpt, 123)
-    loaded, tokenizer, loaded_config = checkpoint.load(run, CPU)
-    assert loaded_config == config.TrainConfig.from_json(json.loads((run / "config.json").read_text()))
+    loaded, tokenizer = checkpoint.load(run, CPU)
+    assert loaded.config == gpt.config
     assert tokenizer.vocab_size == 512 and not loaded.training
     for name, tensor in gpt.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
@@ -91,6 +91,38 @@ def test_a_configuration_that_is_none_is_refused(run, content):
         checkpoint.load(run, CPU)
 
 
+@pytest.mark.parametrize("change", [{"special_tokens": []}, {"merges": ["t h"] * 600}])
+def test_a_tokenizer_of_another_model_is_refused(run, change):
+    content = json.loads((run / "tokenizer.json").read_text(encoding="utf-8"))
+    (run / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"tokenizer\.json does not fit .*: <\|endoftext\|> and at most 512 ids are expected"):
+        checkpoint.load(run, CPU)
+
+
+def test_weights_that_are_not_finite_are_not_saved(run):
+    gpt, _ = checkpoint.load(run, CPU)
+    before = (run / "model.safetensors").read_bytes()
+    gpt.transformer.wpe.weight.data[3, 5] = float("nan")
+    with pytest.raises(RunError, match="the weights after step 7 are not finite and not saved"):
+        checkpoint.save_weights(run, gpt, 7)
+    assert (run / "model.safetensors").read_bytes() == before
+
+
+def test_a_save_that_is_cut_off_leaves_the_file_before_it_whole(run, monkeypatch):
+    """The new file takes the old one's place in one move: where that move fails, the old one is untouched."""
+    gpt, _ = checkpoint.load(run, CPU)
+    before = (run / "model.safetensors").read_bytes()
+
+    def fail(*_):
+        raise OSError("cut off")
+
+    monkeypatch.setattr(type(run), "replace", fail)
+    torch.nn.init.ones_(gpt.transformer.wpe.weight)
+    with pytest.raises(RunError, match="could not be saved: cut off"):
+        checkpoint.save_weights(run, gpt, 7)
+    assert (run / "model.safetensors").read_bytes() == before
+
+
 def test_weights_that_cannot_be_written_leave_those_before_them_whole(run):
     """The child process may write no file beyond 64 KiB: to it the disk is full."""
     program = (
@@ -98,7 +130,7 @@ def test_weights_that_cannot_be_written_leave_those_before_them_whole(run):
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16));"
         "checkpoint = import_module('04_gpt2.checkpoint'); run = Path(sys.argv[1]);"
-        "model, _, _ = checkpoint.load(run, torch.device('cpu'));"
+        "model, _ = checkpoint.load(run, torch.device('cpu'));"
         "checkpoint.save_weights(run, model, 99)"
     )
     before = {path.name: path.read_bytes() for path in run.iterdir()}

@@ -25,7 +25,8 @@ def test_the_four_published_sizes_have_the_published_parameters(name, n_params):
 def test_every_preset_survives_json(name):
     preset = config.PRESETS[name]
     assert preset.preset == name and preset.run == f"runs/{name}"
-    assert config.TrainConfig.from_json(json.loads(json.dumps(preset.to_json()))) == preset
+    values = json.loads(json.dumps(preset.to_json()))
+    assert config.TrainConfig(**{**values, "model": config.GPTConfig(**values["model"])}) == preset
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"])
@@ -43,7 +44,8 @@ def test_debug_takes_four_micro_batches_a_step():
     ("changes", "message"),
     [
         ({"n_head": 5}, r"n_head 5 does not divide n_embd 32; .* choose one of \[1, 2, 4, 8, 16, 32\] heads"),
-        ({"n_layer": 0}, "n_layer is 0; at least 1 is expected"),
+        ({"n_layer": 0}, "n_layer is 0; a whole number of at least 1 is expected"),
+        ({"n_layer": 2.0}, r"n_layer is 2\.0; a whole number of at least 1 is expected"),
         ({"dropout": 1.0}, r"dropout is 1\.0; a share of at least 0 and below 1"),
     ],
 )
@@ -61,9 +63,12 @@ def test_shapes_that_cannot_be_are_refused(changes, message):
         ({"steps": 0}, "steps is 0; at least 1"),
         ({"lr": 0.0}, r"lr is 0\.0; a number above 0"),
         ({"lr": float("nan")}, "lr is nan; a number above 0"),
+        ({"lr": float("inf")}, "lr is inf; a number above 0"),
+        ({"weight_decay": float("inf")}, "weight_decay is inf"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; at least 0 and below"),
         ({"min_lr": 1.0}, r"min_lr is 1\.0; between 0 and lr"),
         ({"beta2": 1.0}, r"beta2 is 1\.0; at least 0 and below 1"),
-        ({"weight_decay": -0.1}, r"weight_decay is -0\.1; at least 0"),
+        ({"weight_decay": -0.1}, r"weight_decay is -0\.1; a number of at least 0"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm is 0\.0; a number above 0"),
         ({"seed": -1}, "seed is -1; at least 0"),
     ],
@@ -74,11 +79,14 @@ def test_runs_that_cannot_be_are_refused(changes, message):
 
 
 def test_the_preset_follows_the_machine_unless_one_is_asked_for(tmp_path):
-    assert config.choose_preset(None, False, tmp_path)[0] == "shakespeare"
-    assert config.choose_preset(None, True, tmp_path)[0] == "shakespeare"
+    def chosen(asked=None, data_given=False, has_cuda=True):
+        return config.choose_preset(asked, data_given, has_cuda, tmp_path)
+
+    assert chosen(has_cuda=False) == ("shakespeare", "this run has no CUDA device")
+    assert chosen() == ("shakespeare", f"there is a CUDA device, but no prepared data in {tmp_path}")
     (tmp_path / "manifest.json").touch()
-    assert config.choose_preset(None, False, tmp_path)[0] == "shakespeare"
-    assert config.choose_preset(None, True, tmp_path)[0] == "gpt2"
-    assert config.choose_preset("debug", True, tmp_path) == ("debug", "asked for")
+    assert chosen() == ("gpt2", f"there is a CUDA device and prepared data in {tmp_path}")
+    assert chosen(has_cuda=False)[0] == chosen(data_given=True)[0] == "shakespeare"
+    assert chosen("debug") == ("debug", "asked for")
     with pytest.raises(UsageError, match="--preset big is not one of shakespeare, debug, gpt2"):
-        config.choose_preset("big", False, tmp_path)
+        chosen("big")

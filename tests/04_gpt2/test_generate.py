@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
@@ -23,7 +23,8 @@ def gpt():
     """Twenty rows more than the tokenizer has ids, and weights that make every id likely somewhere."""
     torch.manual_seed(3)
     net = model.GPT(config.GPTConfig(block_size=8, vocab_size=290, n_layer=2, n_head=2, n_embd=16)).eval()
-    torch.nn.init.normal_(net.lm_head.weight, std=1.0)
+    for parameter in net.parameters():  # strong enough for every token in sight to matter
+        torch.nn.init.normal_(parameter, std=0.5)
     return net
 
 
@@ -32,19 +33,31 @@ def sampled(net, n=12, samples=1, seed=0, prompt=(1, 2, 3), **settings):
     return generate.sample(net, list(prompt), TOKENIZER, sampling, samples, seed)
 
 
-@given(st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 2**31))
-def test_narrowing_equals_hugging_face(top_k, top_p, seed):
+@given(st.integers(1, 40), st.floats(0.01, 0.99), st.integers(0, 2**31))
+def test_filtering_equals_hugging_face(top_k, top_p, seed):
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(seed)) * 3
-    expected = TopPLogitsWarper(top_p)(None, TopKLogitsWarper(top_k)(None, logits))
-    assert torch.equal(generate.narrow(logits, top_k, top_p), expected)
-    assert torch.equal(generate.narrow(logits), logits)
+    candidates = TopKLogitsWarper(top_k)(None, logits)
+    reached = candidates.softmax(-1).sort(-1, descending=True).values.cumsum(-1)
+    assume(((reached - top_p).abs() > 1e-5).all())  # nearer than that, rounding decides
+    assert torch.equal(generate.filter_logits(logits, top_k, top_p), TopPLogitsWarper(top_p)(None, candidates))
+
+
+def test_top_p_of_one_and_no_top_k_keep_every_token():
+    logits = torch.randn(2, 50_257) * 5
+    assert torch.equal(generate.filter_logits(logits, None, 1.0), logits)
+
+
+def test_the_smallest_temperature_is_greedy():
+    logits = torch.randn(5, 40)
+    chosen = generate.choose(logits, generate.Sampling(temperature=1e-45), torch.Generator())
+    assert torch.equal(chosen, logits.argmax(-1))
 
 
 def test_draws_follow_the_softmax_at_the_temperature():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     chance = torch.Generator().manual_seed(0)
     for temperature in (0.5, 1.0, 2.0):
-        draws = generate.choose(logits.expand(40_000, 4), generate.Sampling(temperature=temperature), chance)
+        draws = generate.choose(logits.expand(40_000, 4), generate.Sampling(temperature=temperature, top_p=1.0), chance)
         shares = torch.bincount(draws, minlength=4) / 40_000
         expected = torch.softmax(logits[0] / temperature, dim=0)
         assert (shares - expected).abs().max() < 0.0125  # five standard errors
@@ -60,6 +73,10 @@ def test_temperature_zero_and_one_candidate_are_greedy(gpt):
         expected.append(i)
         idx = torch.cat([idx, torch.tensor([[i]])], dim=1)
     assert expected
+    for t in range(8):  # each of the 8 tokens in sight has a say
+        other = idx[:, -8:].clone()
+        other[0, t] = (other[0, t] + 7) % 269
+        assert not torch.allclose(gpt(other)[0][0, -1], gpt(idx[:, -8:])[0][0, -1], atol=1e-3)
     assert sampled(gpt, temperature=0) == [expected]
     assert sampled(gpt, top_k=1, seed=9) == [expected]
     assert sampled(gpt, top_p=1e-6, seed=9) == [expected]
@@ -68,12 +85,12 @@ def test_temperature_zero_and_one_candidate_are_greedy(gpt):
 def test_padding_rows_are_never_sampled(gpt):
     with torch.no_grad():
         gpt.lm_head.weight[:270] = 0  # the padding has all the weight
-    ids = [i for row in sampled(gpt, n=200, samples=4, temperature=3.0) for i in row]
+    ids = [i for row in sampled(gpt, n=200, samples=4, temperature=3.0, top_p=1.0) for i in row]
     assert ids and max(ids) < TOKENIZER.vocab_size
 
 
 def test_a_text_ends_at_end_of_text_while_others_go_on(gpt):
-    rows = sampled(gpt, n=300, samples=6, temperature=1e4)  # every id is as likely as END
+    rows = sampled(gpt, n=300, samples=6, temperature=1e4, top_p=1.0)  # every id is as likely as END
     assert all(END not in row for row in rows)
     lengths = sorted(map(len, rows))
     assert lengths[0] < lengths[-1] <= 300

@@ -51,7 +51,10 @@ def test_help_shows_text_default_and_example_of_every_flag(capsys):
         (["--nlayer", "3"], "unrecognized arguments: --nlayer 3"),
         (["--n-lay", "3"], "unrecognized arguments: --n-lay 3"),
         (["--n-layer", "many"], "argument --n-layer: invalid int value: 'many'"),
-        (["--n-layer"], "argument --n-layer: expected one argument"),
+        (
+            ["--n-layer"],
+            "argument --n-layer: expected one argument .one that begins with a dash is given as --flag=value.; prog",
+        ),
         (["--kind", "c"], "argument --kind: invalid choice: 'c'"),
         (["--n-layer", "0"], "^--n-layer is 0; at least 1 of --n-layer is expected$"),
     ],
@@ -63,7 +66,7 @@ def test_what_is_wrong_is_said_in_one_line(argv, message):
 
 
 def test_first_values_ignore_all_but_the_flags_asked_for():
-    assert first_values(["--steps", "3", "--preset=debug", "--other"], "preset", "data") == {"preset": "debug"}
+    assert first_values(["--steps", "3", "--preset=debug", "--other"], "prog", "preset", "data") == {"preset": "debug"}
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ def test_every_speech_has_a_speaker_a_text_and_a_blank_line(plays):
         for speech in text.rstrip("\n").split("\n\n"):
             speaker, *lines = speech.split("\n")
             assert speaker.endswith(":") and lines and all(lines), (title, speech)
+            assert not speaker.startswith(("of ", "OF ")) and ":" not in speaker[:-1], (title, speech)
+            assert not speech.endswith(("\nRICHARD", "\nBISHOP", "\nCOUNTESS", "\nCARDINAL", "\nGhost")), (title, speech)
 
 
 def test_no_markup_and_no_stage_direction_is_left(plays):
@@ -67,11 +69,14 @@ def test_a_text_of_the_users_is_read_unchanged(tmp_path):
         (b"good until h\xe9re", r"not UTF-8: byte 0xe9 at offset 12"),
         (b"", "is empty"),
         (None, "No such file"),
+        ("too long", "File name too long"),
     ],
 )
 def test_a_text_that_cannot_be_used_is_refused(tmp_path, content, message):
     path = tmp_path / "mine.txt"
-    if content is not None:
+    if content == "too long":
+        path = tmp_path / ("x" * 300)
+    elif content is not None:
         path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
         corpora.read_text(path)
