@@ -201,8 +201,8 @@ def build(config: TrainConfig, device: torch.device, dtype: torch.dtype, longest
     except (RuntimeError, MemoryError) as error:  # PyTorch's word for too little memory
         reason = str(error).splitlines()[0]
         raise UsageError(
-            f"a model of {config.model.n_params:,} parameters with --batch-size {config.batch_size} does not fit here ({reason}); "
-            f"choose a smaller one"
+            f"a model of {config.model.n_params:,} parameters with --batch-size {config.batch_size} does not fit here "
+            f"({reason}); choose a smaller one"
         ) from None
     if config.compile == "off" or (config.compile == "auto" and device.type != "cuda"):
         return model, model, seconds

@@ -127,6 +127,13 @@ def test_dropout_acts_in_training_only():
     assert torch.equal(ours.eval()(idx)[0], ours(idx)[0])
 
 
+def test_dropout_acts_inside_attention_too():
+    net = model.CausalSelfAttention(replace(SMALL, dropout=0.5))
+    net.resid_dropout.p = 0.0  # what is left is the dropout of the attention weights
+    x = torch.randn(1, 8, 32)
+    assert not torch.allclose(net.train()(x), net.eval()(x))
+
+
 def test_more_tokens_than_positions_are_refused():
     with pytest.raises(ValueError, match="25 tokens in a row, but this model has 24 positions"):
         model.GPT(SMALL)(torch.zeros((1, 25), dtype=torch.long))
