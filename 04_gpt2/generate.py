@@ -43,7 +43,7 @@ class GenerateConfig:
     """What `python -m 04_gpt2.generate` does."""
 
     checkpoint: Annotated[str, "folder of a training run"] = "runs/shakespeare"
-    prompt: Annotated[str, "text to go on from; an empty one begins a new text"] = ""
+    prompt: Annotated[str, "text to go on from (by default a new line); an empty one begins a new text"] = "\n"
     samples: Annotated[int, "texts written side by side; the first is shown as it grows"] = 1
     sampling: Sampling = Sampling()
     seed: Annotated[int, "seed of the choices"] = 1337

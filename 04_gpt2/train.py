@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 if __name__ == "__main__":  # OpenMP reads this once, when PyTorch is loaded: idle threads sleep and leave the cores to others
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -24,7 +25,7 @@ from . import checkpoint
 from .config import FINEWEB, PRESETS, TrainConfig, choose_preset
 from .data import TEXTS, TokenData, load_text, prepare
 from .evaluate import draw_loss, known_word_share, score
-from .generate import Sampling, encode_prompt, sample
+from .generate import Sampling, sample
 from .loader import Loader
 from .model import GPT
 from .optim import cosine_with_warmup, make_optimizer, set_lr
@@ -135,15 +136,14 @@ def evaluate_and_save(model: GPT, data: TokenData, config: TrainConfig, step: in
     if not math.isfinite(result.nats_per_token):
         raise RunError(f"validation loss {result.nats_per_token} after step {step}: {run.folder} keeps the weights before it")
     checkpoint.save_weights(run.folder, model, step)
-    [written] = sample(model, encode_prompt("", data.tokenizer), data.tokenizer, SHORT_SAMPLE, 1, config.seed)
+    [written] = sample(model, data.tokenizer.encode("\n"), data.tokenizer, SHORT_SAMPLE, 1, config.seed)
     run.validation(step, result, data.tokenizer.decode(written))
 
 
 def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
     """Score all validation tokens, count the real words in long samples, say what lies where."""
     result = score(model, data.val, data.tokenizer)
-    start = encode_prompt("", data.tokenizer)
-    written = sample(model, start, data.tokenizer, LONG_SAMPLE, LONG_SAMPLES, config.seed)
+    written = sample(model, data.tokenizer.encode("\n"), data.tokenizer, LONG_SAMPLE, LONG_SAMPLES, config.seed)
     texts = [data.tokenizer.decode(ids) for ids in written]
     for number, text in enumerate(texts, start=1):
         run.write_sample(f"at the end, {number} of {LONG_SAMPLES}", text)
@@ -219,8 +219,8 @@ def expected_seconds(model: GPT, config: TrainConfig, dtype: torch.dtype) -> flo
     """Time of the run, from a few rows pushed forward and backward through the model."""
     T = min(config.model.block_size, 1024)
     rows = min(config.batch_size, max(1, 1024 // T)) if model.device.type == "cpu" else config.batch_size
-    trial_seconds(model, model, rows, T, dtype)  # warms up
-    per_token = min(trial_seconds(model, model, rows, T, dtype) for _ in range(2)) / (rows * T)
+    trials = [trial_seconds(model, model, rows, T, dtype) for _ in range(5)]
+    per_token = fmean(trials[1:]) / (rows * T)  # the first one warms up
     scored = (config.steps // config.eval_every + 2) * config.eval_tokens / 3  # forward only: a third of the work
     return per_token * (config.steps * config.tokens_per_step + scored)
 

@@ -75,7 +75,7 @@ def parse(
         allow_abbrev=False,
     )
     for name, kind, help_text, default in _leaves(defaults):
-        flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default})".replace("%", "%%")
+        flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default!r})".replace("%", "%%")
         if name == positional:
             parser.add_argument(name, choices=get_args(kind), help=help_text)
         elif kind is bool:

@@ -41,7 +41,7 @@ def test_help_shows_text_default_and_example_of_every_flag(capsys):
     with pytest.raises(SystemExit, match="0"):
         parsed("--help")
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("Does it.", "--n-layer INT blocks (default: 4)", "a name, 100% free (default: x)", "prog --name y"):
+    for part in ("Does it.", "--n-layer INT blocks (default: 4)", "a name, 100% free (default: 'x')", "prog --name y"):
         assert part in shown
 
 
