@@ -139,7 +139,7 @@ PRESETS = {
             data="shakespeare",
             tokenizer="bpe",
             model=GPTConfig(block_size=64, vocab_size=2048, n_layer=4, n_head=4, n_embd=128),
-            steps=2000,
+            steps=1600,
             tokens_per_step=1024,
             batch_size=16,
             lr=4e-3,
