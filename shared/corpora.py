@@ -71,7 +71,7 @@ def read_text(path: str | Path) -> str:
             raise UsageError(f"{path} is a folder; a UTF-8 text file is expected")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}; a UTF-8 text file is expected") from None
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; convert the file first"
