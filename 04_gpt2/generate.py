@@ -115,18 +115,19 @@ def generate(
     """
     rng = torch.Generator(model.device).manual_seed(seed)
     end = tokenizer.specials[END_OF_TEXT]
-    idx = torch.tensor([prompt] * samples, device=model.device)  # (samples, T)
+    in_sight = model.config.block_size
+    idx = torch.tensor([prompt[-in_sight:]] * samples, device=model.device)  # (samples, T)
     ended = [False] * samples
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(model):
-            last = model.transformer(idx[:, -model.config.block_size :])[:, -1]  # (samples, C)
+            last = model.transformer(idx)[:, -1]  # (samples, C)
             logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
         chosen = choose(logits, sampling, rng)  # (samples,)
         ended = [before or i == end for before, i in zip(ended, chosen.tolist(), strict=True)]
         if all(ended):
             break
         yield [None if over else i for over, i in zip(ended, chosen.tolist(), strict=True)]
-        idx = torch.cat([idx, chosen[:, None]], dim=1)
+        idx = torch.cat([idx, chosen[:, None]], dim=1)[:, -in_sight:]
 
 
 def choose(logits: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
