@@ -5,6 +5,7 @@ wrong use, 1 for a failure, 130 when stopped by Ctrl-C.
 """
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -42,6 +43,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except BrokenPipeError:  # whoever read our output has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         except (RunError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

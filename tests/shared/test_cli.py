@@ -1,5 +1,7 @@
 """Command lines from dataclasses: every kind of field, and one sentence for whatever is wrong."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -80,3 +82,14 @@ def test_a_command_answers_with_a_status_and_a_sentence(capsys, error, status, s
 
     assert main([]) == status
     assert capsys.readouterr().err == said
+
+
+def test_a_reader_that_leaves_ends_the_command_without_a_word():
+    program = (
+        "import sys; from shared.cli import command; sys.exit(command(lambda argv: [print('line') for _ in iter(int, 1)])())"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.readline()
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait()) == (b"", 1)
