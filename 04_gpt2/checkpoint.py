@@ -51,6 +51,8 @@ def load(run: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]
     Raises UsageError, naming the file, if the folder is not a run or a file is missing, damaged or of another model.
     """
     run = Path(run)
+    if not run.is_dir():
+        raise UsageError(f"{run} is not the folder of a run with saved weights: it does not exist")
     missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
     if missing:
         raise UsageError(f"{run} is not the folder of a run with saved weights: it has no {' and no '.join(missing)}")

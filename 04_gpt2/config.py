@@ -88,7 +88,8 @@ class TrainConfig:
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}; at least 0 and below 2**63 is expected")
         _require(
             0 <= self.warmup_steps <= self.steps,
-            f"warmup_steps {self.warmup_steps} is not within the run's {self.steps} steps; lower one or raise the other",
+            f"warmup_steps {self.warmup_steps} is not within the run's {self.steps} steps; "
+            f"a tenth of them is usual: {self.steps // 10}",
         )
         micro = self.batch_size * self.model.block_size
         _require(
@@ -180,7 +181,7 @@ def choose_preset(asked: str | None, data_given: bool, has_cuda: bool, prepared:
             raise UsageError(f"--preset {asked} is not one of {', '.join(PRESETS)}")
         return asked, "asked for"
     if data_given:
-        return "shakespeare", "its shape and schedule suit a small text"
+        return "shakespeare", "the usual one for a text of your own"
     if not has_cuda:
         return "shakespeare", "this run has no CUDA device"
     if not (prepared / "manifest.json").is_file():

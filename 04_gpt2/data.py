@@ -1,5 +1,6 @@
 """A text becomes two arrays of tokens: the first nine tenths to learn from, the last tenth to be judged by."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,8 @@ def prepare(text: str, tokenizer_kind: str, vocab_size: int) -> TokenData:
 
 def load_text(source: str) -> str:
     """The text called `source`, or the text of the file at that path. Raises UsageError if there is neither."""
+    if source not in TEXTS and not os.path.lexists(source):
+        raise UsageError(f"--data {source} is not there; give {', '.join(TEXTS)} or the path of a UTF-8 text file")
     return TEXTS[source]() if source in TEXTS else corpora.read_text(source)
 
 

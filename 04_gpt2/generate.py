@@ -24,7 +24,7 @@ class Sampling:
 
     max_new_tokens: Annotated[int, "tokens to write, if <|endoftext|> does not come before"] = 256
     temperature: Annotated[float, "below 1 bolder about the likely, above 1 wilder; 0 always takes the likeliest"] = 0.8
-    top_k: Annotated[int | None, "choose among the K likeliest tokens only; None among all"] = None
+    top_k: Annotated[int | None, "choose among the K likeliest tokens only; left out, among all"] = None
     top_p: Annotated[float, "choose among the likeliest tokens that together reach this probability; 1 is all"] = 0.9
 
     def __post_init__(self):

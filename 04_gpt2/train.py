@@ -52,14 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, forward, seconds = build(config, device, dtype, longest=len(text.encode()))
     run.say(announcement(config, reason, device, dtype, seconds))
 
+    run.say(f"turning {config.data} into tokens")
     data = prepare(text, config.tokenizer, config.model.vocab_size)
     try:
         loader = Loader(data.train, config.batch_size, config.model.block_size, config.seed)
     except ValueError as error:
-        raise UsageError(f"--block-size is too long for {config.data}: {error}") from None
+        raise UsageError(f"--block-size is too long for {config.data}: {error}; give at most {len(data.train) - 1}") from None
     run.say(
         f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
-        f"{len(data.train):,} tokens to learn from, {len(data.val):,} to validate on"
+        f"{len(data.train):,} tokens to learn from in {config.steps * config.tokens_per_step / len(data.train):.1f} passes, "
+        f"{len(data.val):,} to validate on"
     )
     with run, stop_between_steps() as stop_asked:
         checkpoint.save_description(run.folder, config, data.tokenizer)
@@ -104,7 +106,7 @@ def train(
         run.step(step + 1, loss, lr, grad_norm, config.tokens_per_step / (time.perf_counter() - started))
         if stop_asked():
             checkpoint.save_weights(run.folder, model, step + 1)
-            run.say(f"stopped after step {step + 1}; {run.folder} holds its weights")
+            run.say(f"stopped after step {step + 1}; {run.folder} holds its weights, ready for 04_gpt2.generate")
             return False
     evaluate_and_save(model, data, config, config.steps, run)
     return not stop_asked()
@@ -142,6 +144,7 @@ def evaluate_and_save(model: GPT, data: TokenData, config: TrainConfig, step: in
 
 def finish(model: GPT, data: TokenData, config: TrainConfig, run: Run) -> None:
     """Score all validation tokens, count the real words in long samples, say what lies where."""
+    run.say("scoring all validation tokens and writing long samples")
     result = score(model, data.val, data.tokenizer)
     written = sample(model, data.tokenizer.encode("\n"), data.tokenizer, LONG_SAMPLE, LONG_SAMPLES, config.seed)
     texts = [data.tokenizer.decode(ids) for ids in written]

@@ -59,7 +59,7 @@ def test_shapes_that_cannot_be_are_refused(changes, message):
     [
         ({"tokens_per_step": 500}, "tokens_per_step 500 is not a multiple of a micro-batch of 4 x 32 = 128.*: 512$"),
         ({"tokens_per_step": 1}, "the nearest that is: 128$"),
-        ({"warmup_steps": 21}, "warmup_steps 21 is not within the run's 20 steps"),
+        ({"warmup_steps": 21}, "warmup_steps 21 is not within the run's 20 steps; a tenth of them is usual: 2$"),
         ({"steps": 0}, "steps is 0; at least 1"),
         ({"lr": 0.0}, r"lr is 0\.0; a number above 0"),
         ({"lr": float("nan")}, "lr is nan; a number above 0"),

@@ -253,7 +253,10 @@ def test_nothing_is_printed_when_quiet(tmp_path, capsys):
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["--n-head", "5"], "--n-head 5 does not divide --n-embd 32"),
         (["--tokens-per-step", "500"], "--tokens-per-step 500 is not a multiple of a micro-batch of 4 x 32"),
-        (["--data", "no/such/file.txt"], "cannot read no/such/file.txt: No such file or directory"),
+        (
+            ["--data", "no/such/file.txt"],
+            "--data no/such/file.txt is not there; give shakespeare, tinyshakespeare or the path of a UTF-8 text file",
+        ),
         (["--data", "tests"], "tests is a folder; a UTF-8 text file is expected"),
         (["--vocab-size", "100"], "--vocab-size: a vocabulary of 100 is too small"),
         (
