@@ -29,7 +29,7 @@ LOG_LINES = 30  # in a whole run, where there is no terminal for a progress bar
 class Run:
     """The folder `config.run` and all that is told while it fills.
 
-    Nothing is written outside its `with` block. Raises UsageError at once if the folder is taken: by another run (unless
+    Nothing is written before its `with` block begins. Raises UsageError at once if the folder is taken: by another run (unless
     `config.overwrite`), or by files that are none of a run's.
     """
 
