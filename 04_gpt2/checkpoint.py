@@ -1,96 +1,222 @@
-"""A run's model on disk: weights, configuration and tokenizer side by side in the run's folder, nothing that is executed."""
+"""Checkpoints: all that a run needs to write text or to go on as if it had never stopped, and nothing that is executed.
+
+A run's folder keeps its newest ones as checkpoints/step-000200 and so on. Three files of each are the model: config.json,
+tokenizer.json, model.safetensors. Three more let training go on: optimizer.safetensors, random.safetensors, state.json.
+"""
 
 import json
-import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from shared.cli import RunError, UsageError
+from shared.devices import random_state, set_random_state
 
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig, TrainConfig
+from .data import TokenData
 from .model import GPT
+from .sealed import PARTIAL, SUMS, remove, sealed, verify
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+CHECKPOINTS = "checkpoints"
+MODEL_FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
+TRAINING_FILES = OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
+NAME = re.compile(rf"step-\d{{6,}}({re.escape(PARTIAL)})?")
 TIED = "lm_head.weight"  # the same tensor as transformer.wte.weight: stored once
+MAY_DIFFER = {"run", "resume", "overwrite", "quiet", "keep", "device", "compile"}  # they say where and how, not what
 
 
-def save_weights(run: Path, model: GPT, step: int) -> None:
-    """Write `run`/model.safetensors as it stands after `step` updates. The file is replaced in one move, once it is whole.
+def save(
+    config: TrainConfig, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, notes: Mapping[str, Any]
+) -> None:
+    """Add the state after `step` updates to the run's checkpoints, then remove all but the newest `config.keep`.
 
-    Raises RunError if the weights are not finite or cannot be written; the file that was there stays.
+    `notes` are plain values that `restore` gives back. Raises RunError if the weights are not finite or cannot be written;
+    the checkpoints that were there stay.
     """
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items() if name != TIED}
-    if not all(bool(t.isfinite().all()) for t in tensors.values()):
-        raise RunError(f"the weights after step {step} are not finite and not saved; {run} keeps those before them")
-    unfinished = run / (WEIGHTS + ".unfinished")
+    run = Path(config.run)
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != TIED}
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        raise RunError(f"the weights after step {step} are not finite and not saved; {newest_in_words(run)}")
     try:
-        save_file(tensors, unfinished, metadata={"format": "pt", "step": str(step)})
-        shutil.copymode(run / CONFIG, unfinished)  # safetensors writes files that only their owner may read
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(run / WEIGHTS)
+        with sealed(run / CHECKPOINTS / f"step-{step:06}") as folder:
+            _write_json(folder / CONFIG, config.to_json())
+            data.tokenizer.save(folder / TOKENIZER)
+            _write_tensors(folder / WEIGHTS, weights)
+            _write_tensors(folder / OPTIMIZER, _optimizer_tensors(model, optimizer))
+            _write_tensors(folder / RANDOM, random_state(model.device))
+            _write_json(folder / STATE, {"step": step, "data_sha256": data.sha256, "notes": dict(notes)})
     except (OSError, SafetensorError) as error:
-        unfinished.unlink(missing_ok=True)
-        raise RunError(f"the weights after step {step} could not be saved: {error}; {run} keeps those before them") from None
+        raise RunError(
+            f"the checkpoint after step {step} could not be saved: {error}; {newest_in_words(run)}; "
+            f"once there is room, --resume goes on"
+        ) from None
+    for old in checkpoints(run)[: -config.keep]:
+        remove(old)
 
 
-def save_description(run: Path, config: TrainConfig, tokenizer: BytePairTokenizer) -> None:
-    """Write what the weights need beside them to be of use: the configuration and the tokenizer."""
-    (run / CONFIG).write_text(json.dumps(config.to_json(), indent=2) + "\n", encoding="utf-8")
-    tokenizer.save(run / TOKENIZER)
+def restore(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> tuple[int, dict[str, Any]]:
+    """Put weights, optimizer and random state back as they were -> the number of updates done, the notes of `save`.
 
-
-def load(run: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]:
-    """The model of a run's folder, in evaluation mode, and its tokenizer.
-
-    Raises UsageError, naming the file, if the folder is not a run or a file is missing, damaged or of another model.
+    Raises UsageError, naming the file, if one is damaged or does not fit, or if the data are not those of the checkpoint.
     """
-    run = Path(run)
-    if not run.is_dir():
-        raise UsageError(f"{run} is not the folder of a run with saved weights: it does not exist")
-    missing = [name for name in (CONFIG, TOKENIZER, WEIGHTS) if not (run / name).is_file()]
-    if missing:
-        raise UsageError(f"{run} is not the folder of a run with saved weights: it has no {' and no '.join(missing)}")
-    shape = load_shape(run)
+    _verify(folder, MODEL_FILES + TRAINING_FILES)
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if state["data_sha256"] != data.sha256:
+        raise UsageError(
+            f"{folder} was trained on other tokens: the text or the way it is cut has changed since; "
+            f"bring the old text back, or name another --run"
+        )
+    weights = load_file(folder / WEIGHTS)
+    _require_fit(folder, weights, model)
+    model.load_state_dict(weights, strict=False)
+    index_of = {name: i for i, name in enumerate(_trained_names(model, optimizer))}
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(folder / OPTIMIZER).items():
+        name, moment = key.rsplit(".", 1)
+        moments.setdefault(index_of[name], {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    set_random_state(model.device, load_file(folder / RANDOM))
+    for remains in folder.parent.glob("*" + PARTIAL):  # of a save or a removal that was cut off
+        shutil.rmtree(remains)
+    return state["step"], state["notes"]
+
+
+def load(path: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]:
+    """The model of a checkpoint, or of the newest one of a run, in evaluation mode, and its tokenizer.
+
+    Raises UsageError, naming the file, if there is none, or a file is missing, damaged or of another model.
+    """
+    folder = _find(Path(path))
+    _verify(folder, MODEL_FILES)
+    shape = load_shape(folder)
     try:
-        tokenizer = BytePairTokenizer.load(run / TOKENIZER)
+        tokenizer = BytePairTokenizer.load(folder / TOKENIZER)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if END_OF_TEXT not in tokenizer.specials or tokenizer.vocab_size > shape.vocab_size:
         raise UsageError(
-            f"{run / TOKENIZER} does not fit {run / CONFIG}: {END_OF_TEXT} and at most {shape.vocab_size} ids are expected"
+            f"{folder / TOKENIZER} does not fit {folder / CONFIG}: {END_OF_TEXT} and at most {shape.vocab_size} ids "
+            f"are expected"
         )
     try:
-        tensors = load_file(run / WEIGHTS, device=str(device))
+        weights = load_file(folder / WEIGHTS, device=str(device))
     except SafetensorError as error:
-        raise UsageError(f"{run / WEIGHTS} is damaged: {error}") from None
+        raise UsageError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
     with torch.device("meta"):  # shapes only; the numbers come from the file
         model = GPT(shape)
-    expected = {name: t.shape for name, t in model.state_dict().items() if name != TIED}
-    for name in sorted(expected.keys() | tensors.keys()):
-        found, wanted = tensors[name].shape if name in tensors else None, expected.get(name)
-        if found != wanted:
-            raise UsageError(
-                f"{run / WEIGHTS} does not fit {run / CONFIG}: {name} has shape {_shown(found)} in the one "
-                f"and {_shown(wanted)} in the other"
-            )
-    model.load_state_dict(tensors, strict=False, assign=True)
+    _require_fit(folder, weights, model)
+    model.load_state_dict(weights, strict=False, assign=True)
     model.tie_head()
     return model.eval(), tokenizer
 
 
-def load_shape(run: Path) -> GPTConfig:
-    """The shape of a run's model. Raises UsageError if `run`/config.json is not the configuration of a run."""
+def load_shape(folder: Path) -> GPTConfig:
+    """The shape of a checkpoint's model. Raises UsageError if its config.json is not the configuration of a run."""
     try:
-        return GPTConfig(**json.loads((run / CONFIG).read_text(encoding="utf-8"))["model"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{run / CONFIG} is not the configuration of a run ({type(error).__name__}: {error})") from None
+        return GPTConfig(**_read_config(folder)["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder / CONFIG} is not the configuration of a run ({type(error).__name__}: {error})") from None
+
+
+def require_same_settings(folder: Path, config: TrainConfig) -> None:
+    """Raises UsageError, naming the fields, if the checkpoint's run was begun with other settings than `config`'s."""
+    _verify(folder, (CONFIG,))
+    then, now = _flat(_read_config(folder)), _flat(config.to_json())
+    differing = [name for name in then | now if then.get(name) != now.get(name) and name not in MAY_DIFFER]
+    if differing:
+        listed = ", ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in differing)
+        raise UsageError(f"{folder.parents[1]} holds a run with other settings: {listed}; give its settings, or another --run")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The run's checkpoints, oldest first."""
+    ours = (folder for folder in (run / CHECKPOINTS).glob("step-*") if NAME.fullmatch(folder.name))
+    return sorted((folder for folder in ours if folder.suffix != PARTIAL), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of updates in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_in_words(run: Path) -> str:
+    """What there is to go back to, for the reader of an error message."""
+    found = checkpoints(run)
+    return f"the last checkpoint is {found[-1]}" if found else f"{run} has no checkpoint yet"
+
+
+def _find(path: Path) -> Path:
+    if (path / SUMS).exists():
+        return path
+    if found := checkpoints(path):
+        return found[-1]
+    reason = f"it has no {CHECKPOINTS}/step-..." if path.is_dir() else "it is not there"
+    raise UsageError(f"{path} is not the folder of a run or a checkpoint: {reason}")
+
+
+def _verify(folder: Path, names: tuple[str, ...]) -> None:
+    try:
+        verify(folder, names)
+    except ValueError as error:
+        siblings = checkpoints(folder.parent.parent)
+        earlier = siblings[: siblings.index(folder)] if folder in siblings else []
+        way_out = f"remove {folder} to go back to {earlier[-1].name}" if earlier else "there is no earlier checkpoint"
+        raise UsageError(f"{error}; {way_out}") from None
+
+
+def _require_fit(folder: Path, weights: Mapping[str, Tensor], model: GPT) -> None:
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items() if name != TIED}
+    for name in sorted(expected.keys() | weights.keys()):
+        found, wanted = weights[name].shape if name in weights else None, expected.get(name)
+        if found != wanted:
+            raise UsageError(
+                f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {name} has shape {_shown(found)} in the one "
+                f"and {_shown(wanted)} in the other"
+            )
 
 
 def _shown(shape: torch.Size | None) -> str:
     return "none" if shape is None else str(tuple(shape))
+
+
+def _trained_names(model: GPT, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Names of the optimizer's parameters, in the order in which it numbers them."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's memory, as `transformer.wte.weight.exp_avg` and so on."""
+    names, moments = _trained_names(model, optimizer), optimizer.state_dict()["state"]
+    return {f"{names[i]}.{moment}": tensor for i in moments for moment, tensor in moments[i].items()}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "model"} | values["model"]
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file and read it back. Raises OSError if what is read differs from what was meant."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+    shutil.copymode(path.with_name(CONFIG), path)  # safetensors writes files that only their owner may read
+    with safe_open(path, "pt") as file:
+        for name, tensor in tensors.items():
+            if not torch.equal(file.get_tensor(name).flatten().view(torch.uint8), tensor.flatten().view(torch.uint8)):
+                raise OSError(f"{path} does not read back as it was written")

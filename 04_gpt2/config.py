@@ -58,7 +58,7 @@ class TrainConfig:
     lr: Annotated[float, "highest learning rate, reached after the warm-up"]
     min_lr: Annotated[float, "learning rate at the end of the cosine, kept from there on"]
     warmup_steps: Annotated[int, "updates over which the learning rate rises to its highest"]
-    eval_every: Annotated[int, "updates between two validations; each also saves the weights and writes a sample"]
+    eval_every: Annotated[int, "updates between two validations; each also saves a checkpoint and writes a sample"]
     eval_tokens: Annotated[int, "validation tokens scored each time, always the same first ones; the end scores all"]
     dtype: Annotated[DtypeName, "number format of the matrix products; auto takes bfloat16 where it is fast"] = "auto"
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
@@ -69,14 +69,17 @@ class TrainConfig:
     weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings; biases and LayerNorms have none"] = 0.1
     max_grad_norm: Annotated[float, "gradients are scaled down to this global norm"] = 1.0
     seed: Annotated[int, "seed of the weights, the order of the data and the samples"] = 1337
+    deterministic: Annotated[bool, "on cuda: take kernels whose result is the same each time, though slower"] = False
     run: Annotated[str, "folder that the run fills"] = ""
+    keep: Annotated[int, "checkpoints kept in it, the newest ones"] = 3
+    resume: Annotated[bool, "go on with the run that the folder holds; begin it if there is none"] = False
     overwrite: Annotated[bool, "replace the run that the folder holds"] = False
     quiet: Annotated[bool, "print nothing but errors"] = False
 
     def __post_init__(self):
         if not self.run:
             object.__setattr__(self, "run", f"runs/{self.preset}")
-        at_least_one = ("steps", "tokens_per_step", "batch_size", "eval_every", "eval_tokens")
+        at_least_one = ("steps", "tokens_per_step", "batch_size", "eval_every", "eval_tokens", "keep")
         for name in at_least_one:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; at least 1 is expected")
         _require(0 < self.lr < math.inf, f"lr is {self.lr}; a number above 0 is expected")
@@ -91,6 +94,7 @@ class TrainConfig:
             f"warmup_steps {self.warmup_steps} is not within the run's {self.steps} steps; "
             f"a tenth of them is usual: {self.steps // 10}",
         )
+        _require(not (self.resume and self.overwrite), "resume goes on with a run, overwrite replaces it; give one of the two")
         micro = self.batch_size * self.model.block_size
         _require(
             self.tokens_per_step % micro == 0,

@@ -1,7 +1,9 @@
 """A text becomes two arrays of tokens: the first nine tenths to learn from, the last tenth to be judged by."""
 
+import hashlib
 import os
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,14 @@ class TokenData:
     train: Tokens
     val: Tokens
     text: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all tokens: a run that goes on must find the same ones."""
+        digest = hashlib.sha256()
+        for tokens in (self.train, self.val):
+            digest.update(tokens.astype("<u4").tobytes())
+        return digest.hexdigest()
 
 
 def prepare(text: str, tokenizer_kind: str, vocab_size: int) -> TokenData:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from matplotlib.ticker import MaxNLocator
 
+from shared import ngrams
 from shared.plotting import BLUE, ORANGE, new_figure, save_figure
 
 from .bpe import BytePairTokenizer
-from .data import Tokens
+from .data import TokenData, Tokens, split
 from .model import GPT, evaluation_mode
 
-PICTURE = "loss.png"
+METRICS, PICTURE = "metrics.jsonl", "loss.png"
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class Score:
     bits_per_byte: float  # comparable between tokenizers, unlike nats per token
     n_tokens: int
     n_bytes: int
+
+    def __str__(self):
+        return f"{self.nats_per_token:.3f} nats per token, {self.bits_per_byte:.3f} bits per byte"
 
 
 @torch.no_grad()
@@ -55,6 +59,13 @@ def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: 
     return Score(nats / n_tokens, nats / math.log(2) / n_bytes, n_tokens, n_bytes)
 
 
+def count_n_grams(data: TokenData, of: Score) -> Score:
+    """What n-grams of bytes, counted in the training part, make of the validation part that the score `of` is about."""
+    train_text, val_text = split(data.text)
+    bits_per_byte = ngrams.bits_per_byte(train_text.encode(), val_text.encode())
+    return replace(of, nats_per_token=bits_per_byte * math.log(2) * of.n_bytes / of.n_tokens, bits_per_byte=bits_per_byte)
+
+
 def words(text: str) -> list[str]:
     """The words of `text` in lower case, apostrophes within them kept."""
     return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*", text.lower())
@@ -67,10 +78,13 @@ def known_word_share(sample: str, text: str) -> float:
 
 
 def draw_loss(run: Path) -> None:
-    """Draw the training and validation losses of `run`/metrics.jsonl as `run`/loss.png."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    """Draw the training and validation losses of `run`/metrics.jsonl, and counting's if it is there, as `run`/loss.png."""
+    records = [json.loads(line) for line in (run / METRICS).read_text(encoding="utf-8").splitlines()]
     train = [(r["step"], r["loss"]) for r in records if "loss" in r]
     val = [(r["step"], r["val_loss"]) for r in records if "val_loss" in r]
+    counted = [r["counting_loss"] for r in records if "counting_loss" in r]
+    if not (train and val):
+        return  # stopped before the first step
     figure, axes = new_figure(
         f"After {val[-1][0]:,} updates: {val[-1][1]:.2f} nats per token on held-out text",
         "optimizer updates",
@@ -78,6 +92,10 @@ def draw_loss(run: Path) -> None:
     )
     axes.plot(*zip(*train, strict=True), color=ORANGE, linewidth=0.8, alpha=0.8, label="training, one step's tokens")
     axes.plot(*zip(*val, strict=True), color=BLUE, linewidth=2, marker="o", markersize=3, label="validation, fixed tokens")
+    if counted:
+        axes.axhline(
+            counted[-1], color="black", linewidth=1, linestyle="--", label=f"counting {ngrams.ORDER}-grams, all validation"
+        )
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     save_figure(figure, run / PICTURE)

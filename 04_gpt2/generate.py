@@ -14,6 +14,7 @@ from shared.cli import UsageError, command, parse
 from shared.devices import DeviceName, choose_device
 
 from .bpe import END_OF_TEXT, BytePairTokenizer
+from .cache import KVCache
 from .checkpoint import load
 from .model import GPT, evaluation_mode
 
@@ -42,7 +43,7 @@ class Sampling:
 class GenerateConfig:
     """What `python -m 04_gpt2.generate` does."""
 
-    checkpoint: Annotated[str, "folder of a training run"] = "runs/shakespeare"
+    checkpoint: Annotated[str, "folder of a training run (its newest checkpoint) or of one checkpoint"] = "runs/shakespeare"
     prompt: Annotated[str, "text to go on from (by default a new line); an empty one begins a new text"] = "\n"
     samples: Annotated[int, "texts written side by side; the first is shown as it grows"] = 1
     sampling: Sampling = Sampling()
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows: list[list[int]] = [[] for _ in range(config.samples)]
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a character may come in several tokens
     print(config.prompt, end="", flush=True)
-    for column in generate(model, prompt, tokenizer, config.sampling, config.samples, config.seed):
+    for column in generate(model, [prompt] * config.samples, tokenizer, config.sampling, config.seed):
         for row, i in zip(rows, column, strict=True):
             if i is not None:
                 row.append(i)
@@ -97,37 +98,59 @@ def encode_prompt(prompt: str, tokenizer: BytePairTokenizer) -> list[int]:
 
 
 def sample(
-    model: GPT, prompt: list[int], tokenizer: BytePairTokenizer, sampling: Sampling, samples: int, seed: int
+    model: GPT, prompts: Sequence[Sequence[int]], tokenizer: BytePairTokenizer, sampling: Sampling, seed: int
 ) -> list[list[int]]:
-    """The ids of `samples` continuations of `prompt`, without it; arguments as for `generate`."""
-    columns = list(generate(model, prompt, tokenizer, sampling, samples, seed))
-    return [[i for i in row if i is not None] for row in zip(*columns, strict=True)] or [[] for _ in range(samples)]
+    """The ids that continue each of `prompts`, without them; arguments as for `generate`."""
+    columns = generate(model, prompts, tokenizer, sampling, seed)
+    rows: list[list[int]] = [[] for _ in prompts]
+    for column in columns:
+        for row, i in zip(rows, column, strict=True):
+            if i is not None:
+                row.append(i)
+    return rows
 
 
 @torch.no_grad()
 def generate(
-    model: GPT, prompt: list[int], tokenizer: BytePairTokenizer, sampling: Sampling, samples: int, seed: int
+    model: GPT, prompts: Sequence[Sequence[int]], tokenizer: BytePairTokenizer, sampling: Sampling, seed: int
 ) -> Iterator[list[int | None]]:
-    """Yield the next id of each of `samples` texts that begin with `prompt`, None for those that have ended.
+    """Yield the next id of each text that begins with one of `prompts`, None for those that have ended.
 
-    A text ends at <|endoftext|>, which is not yielded. Only ids that the tokenizer has are chosen. Past the model's
-    block_size the oldest tokens fall out of sight.
+    A text ends at <|endoftext|>, which is not yielded. Only ids that the tokenizer has are chosen. Prompts may differ in
+    length; of a longer one the model sees the last block_size tokens. When a text no longer fits, its older half falls out of
+    sight and the newer half is read again, as the beginning of a text: GPT-2's position embeddings are absolute, so keys and
+    values cannot move. Thus each token is chosen with at least the block_size // 2 tokens before it in sight.
     """
     rng = torch.Generator(model.device).manual_seed(seed)
     end = tokenizer.specials[END_OF_TEXT]
-    in_sight = model.config.block_size
-    idx = torch.tensor([prompt[-in_sight:]] * samples, device=model.device)  # (samples, T)
-    ended = [False] * samples
+    block_size = model.config.block_size
+    texts = [list(prompt[-block_size:]) for prompt in prompts]  # what is in sight of each
+    cache = KVCache(model.config, len(texts), model.device, model.lm_head.weight.dtype)
+    ended = [False] * len(texts)
     for _ in range(sampling.max_new_tokens):
         with evaluation_mode(model):
-            last = model.transformer(idx)[:, -1]  # (samples, C)
-            logits = model.lm_head(last)[:, : tokenizer.vocab_size].float()
-        chosen = choose(logits, sampling, rng)  # (samples,)
-        ended = [before or i == end for before, i in zip(ended, chosen.tolist(), strict=True)]
+            logits = read(model, texts, cache)[:, : tokenizer.vocab_size].float()
+        chosen = choose(logits, sampling, rng).tolist()
+        ended = [before or i == end for before, i in zip(ended, chosen, strict=True)]
         if all(ended):
             break
-        yield [None if over else i for over, i in zip(ended, chosen.tolist(), strict=True)]
-        idx = torch.cat([idx, chosen[:, None]], dim=1)[:, -in_sight:]
+        yield [None if over else i for over, i in zip(ended, chosen, strict=True)]
+        for text, i in zip(texts, chosen, strict=True):
+            text.append(i)
+            if len(text) > block_size:
+                del text[: -max(1, block_size // 2)]
+                cache.clear()
+
+
+def read(model: GPT, texts: Sequence[list[int]], cache: KVCache) -> Tensor:
+    """Read what `cache` does not hold of each text yet, at least one token -> logits (B, V) for the token that follows it."""
+    new = [text[length:] for text, length in zip(texts, cache.lengths, strict=True)]
+    T = max(map(len, new))
+    idx = torch.tensor([ids + [0] * (T - len(ids)) for ids in new], device=model.device)  # (B, T), padded on the right
+    x = model.transformer(idx, cache)  # (B, T, C)
+    cache.lengths = [len(text) for text in texts]
+    last = torch.tensor([len(ids) - 1 for ids in new], device=model.device)
+    return model.lm_head(x[torch.arange(len(texts), device=model.device), last])
 
 
 def choose(logits: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:

@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from .cache import KVCache, LayerCache
 from .config import GPTConfig
 
 
@@ -27,11 +28,14 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, T, C)"""
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C). With a `cache`, the T tokens follow those whose keys and values it holds."""
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        if cache is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.dropout if self.training else 0.0)
+        else:
+            y = cache.attend(q, k, v)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -61,9 +65,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C)"""
-        x = x + self.attn(self.ln_1(x))
+        x = x + self.attn(self.ln_1(x), cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -78,15 +82,18 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd)
 
-    def forward(self, idx: Tensor) -> Tensor:
-        """(B, T) ids -> (B, T, C). Raises ValueError if there are more than block_size ids in a row."""
+    def forward(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, T) ids -> (B, T, C). With a `cache`, the ids go on the texts that it holds, and it holds them afterwards.
+
+        Raises ValueError if there are more than block_size ids in a row.
+        """
         T, block_size = idx.shape[1], self.wpe.num_embeddings
         if block_size < T:
             raise ValueError(f"{T} tokens in a row, but this model has {block_size} positions")
-        positions = torch.arange(T, device=idx.device)
+        positions = torch.arange(T, device=idx.device) if cache is None else cache.extend(T)
         x = self.drop(self.wte(idx) + self.wpe(positions))  # (B, T, C)
-        for block in self.h:
-            x = block(x)
+        for i, block in enumerate(self.h):
+            x = block(x, None if cache is None else cache.layers[i])
         return self.ln_f(x)
 
 

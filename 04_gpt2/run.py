@@ -1,24 +1,32 @@
 """A run's folder and its voice: who may write where, metrics.jsonl, samples.txt, the progress bar or the lines of a log."""
 
 import json
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from torch.optim import Optimizer
 from tqdm import tqdm
 
-from shared.cli import UsageError
+from shared.cli import RunError, UsageError
 
-from .checkpoint import CONFIG, TOKENIZER, WEIGHTS, load_shape
+from . import checkpoint
+from .checkpoint import CHECKPOINTS, checkpoints, newest_in_words
 from .config import TrainConfig
-from .evaluate import PICTURE, Score
+from .data import TokenData
+from .evaluate import METRICS, PICTURE, Score
+from .model import GPT
+from .sealed import flush
 
-METRICS, SAMPLES = "metrics.jsonl", "samples.txt"
+if sys.platform != "win32":
+    import fcntl
+
+SAMPLES = "samples.txt"
 CONTENT = {
-    CONFIG: "every setting of the run",
-    TOKENIZER: "the tokenizer",
-    WEIGHTS: "the weights",
+    CHECKPOINTS: "the newest checkpoints: weights, tokenizer, settings, and what training needs to go on",
     METRICS: "one JSON object a line: losses, learning rate, gradient norm, speed",
     PICTURE: "training and validation loss",
     SAMPLES: "what the model wrote on the way",
@@ -29,40 +37,78 @@ LOG_LINES = 30  # in a whole run, where there is no terminal for a progress bar
 class Run:
     """The folder `config.run` and all that is told while it fills.
 
-    Nothing is written before its `with` block begins. Raises UsageError at once if the folder is taken: by another run (unless
-    `config.overwrite`), or by files that are none of a run's.
+    resumes_from    the checkpoint to go on from, None for a run that begins
+    steps_done      updates before it
+
+    Nothing is written before its `with` block begins. Raises UsageError at once if the folder is taken: by files that are none
+    of a run's, by a run (unless `config.overwrite`), or by one with other settings (if `config.resume`).
     """
 
     def __init__(self, config: TrainConfig):
         self.config, self.folder = config, Path(config.run)
-        self.first_step_ended = 0.0
+        self.resumes_from: Path | None = None
+        self.steps_done = 0
         try:
-            taken = self.folder.exists() and any(self.folder.iterdir())
+            names = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
         except OSError as error:
             raise UsageError(f"--run {self.folder} cannot be a run's folder: {error.strerror}") from None
-        if not taken:
+        if not names:
             return
-        try:
-            load_shape(self.folder)
-        except UsageError:
-            raise UsageError(f"--run {self.folder} holds files that are not a run's; name a new or empty folder") from None
-        if not config.overwrite:
-            raise UsageError(f"{self.folder} already holds a run; name another folder with --run, or give --overwrite")
+        inside = (path.name for path in (self.folder / CHECKPOINTS).glob("*"))
+        if not (names <= CONTENT.keys() and all(map(checkpoint.NAME.fullmatch, inside))):
+            raise UsageError(f"--run {self.folder} holds files that are not a run's; name a new or empty folder")
+        if not (config.overwrite or config.resume):
+            raise UsageError(
+                f"{self.folder} already holds a run; go on with it by --resume, name another folder with --run, "
+                f"or give --overwrite"
+            )
+        if config.resume and (found := checkpoints(self.folder)):
+            self.resumes_from, self.steps_done = found[-1], checkpoint.step_of(found[-1])
+            checkpoint.require_same_settings(self.resumes_from, config)
 
     def __enter__(self) -> "Run":
-        """Make the folder, remove a run that is to be overwritten, put up the progress bar."""
+        """Make the folder, keep other processes out of it, remove a run that is to be overwritten."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / METRICS).open("ab")
         except OSError as error:
-            raise UsageError(f"cannot make the folder {self.folder}: {error.strerror}") from None
-        for name in CONTENT:
-            (self.folder / name).unlink(missing_ok=True)
+            raise UsageError(f"cannot write into the folder {self.folder}: {error.strerror}") from None
+        if not _locked(self._lock):
+            raise UsageError(f"another process is training in {self.folder}; wait for it or name another --run")
         on_terminal = sys.stderr.isatty() and not self.config.quiet
-        self.bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal)
+        self._bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self._bar.close()
+        self._lock.close()
+
+    def restore(self, model: GPT, optimizer: Optimizer, data: TokenData) -> int:
+        """Bring all back to where the checkpoint was made, the logs too -> the number of updates done.
+
+        A run that begins finds an empty folder: what is to be overwritten is removed. Raises UsageError as
+        `checkpoint.restore` does, and then has changed nothing in the folder.
+        """
+        if self.resumes_from is None:
+            log_sizes = {METRICS: 0, SAMPLES: 0}
+            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            (self.folder / PICTURE).unlink(missing_ok=True)
+        else:
+            self.steps_done, log_sizes = checkpoint.restore(self.resumes_from, model, optimizer, data)
+        for name, size in log_sizes.items():
+            path = self.folder / name
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+        self._bar.initial = self._bar.n = self.steps_done
+        return self.steps_done
+
+    def save(self, step: int, model: GPT, optimizer: Optimizer, data: TokenData) -> None:
+        """Add a checkpoint of the state after `step` updates. Raises RunError if it cannot be written."""
+        log_sizes = {}
+        for path in (self.folder / METRICS, self.folder / SAMPLES):
+            flush(path)
+            log_sizes[path.name] = path.stat().st_size
+        checkpoint.save(self.config, step, model, optimizer, data, log_sizes)
 
     def say(self, text: str) -> None:
         """A line for the reader, above the progress bar if there is one."""
@@ -70,21 +116,21 @@ class Run:
             tqdm.write(text)
 
     def record(self, **values: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line to metrics.jsonl. Raises RunError if the disk is full."""
+        self._append(METRICS, json.dumps(values) + "\n")
 
     def step(self, step: int, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
         """Report update `step`, the first being 1: its loss in nats per token before the update, and how fast it was."""
         self.record(step=step, loss=loss, lr=lr, grad_norm=grad_norm, tokens_per_second=round(tokens_per_second))
         numbers = f"loss {loss:.3f}, lr {lr:.1e}, gradient norm {grad_norm:.2f}, {tokens_per_second:,.0f} tokens/s"
-        self.bar.set_postfix_str(numbers, refresh=False)
-        self.bar.update()
-        if step == 1:
-            self.first_step_ended = time.perf_counter()
-        if self.bar.disable and (step == 1 or step % max(1, self.config.steps // LOG_LINES) == 0):
-            seconds_per_step = (time.perf_counter() - self.first_step_ended) / max(1, step - 1)
-            left = f", {duration(seconds_per_step * (self.config.steps - step))} left" if step > 1 else ""
+        self._bar.set_postfix_str(numbers, refresh=False)
+        self._bar.update()
+        is_first = step == self.steps_done + 1
+        if is_first:
+            self._first_step_ended = time.perf_counter()
+        if self._bar.disable and (is_first or step % max(1, self.config.steps // LOG_LINES) == 0):
+            seconds_per_step = (time.perf_counter() - self._first_step_ended) / max(1, step - self.steps_done - 1)
+            left = "" if is_first else f", {duration(seconds_per_step * (self.config.steps - step))} left"
             self.say(f"step {step}/{self.config.steps}: {numbers}{left}")
 
     def validation(self, step: int, score: Score, sample: str) -> None:
@@ -92,15 +138,19 @@ class Run:
         self.record(step=step, val_loss=score.nats_per_token, val_bits_per_byte=score.bits_per_byte)
         self.write_sample(f"after {step} updates", sample)
         shown = " ".join(sample.split())[:100]
-        self.say(
-            f"after {step} updates: validation {score.nats_per_token:.3f} nats per token, "
-            f"{score.bits_per_byte:.3f} bits per byte; it writes: {shown}"
-        )
+        self.say(f"after {step} updates: validation {score}; it writes: {shown}")
 
     def write_sample(self, heading: str, sample: str) -> None:
-        """Append to samples.txt."""
-        with (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
-            file.write(f"=== {heading} ===\n{sample}\n\n")
+        """Append to samples.txt. Raises RunError if the disk is full."""
+        self._append(SAMPLES, f"=== {heading} ===\n{sample}\n\n")
+
+    def _append(self, name: str, text: str) -> None:
+        try:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            reason = f"{self.folder / name} cannot be written: {error.strerror}"
+            raise RunError(f"{reason}; {newest_in_words(self.folder)}; once there is room, --resume goes on") from None
 
 
 def duration(seconds: float) -> str:
@@ -109,3 +159,16 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _locked(file: BinaryIO) -> bool:
+    """Lock `file` for this process until it ends, however that happens. False if another process holds it."""
+    if sys.platform == "win32":
+        return True  # has no such lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return True
+    return True

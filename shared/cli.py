@@ -1,7 +1,7 @@
 """Command lines made from frozen dataclasses: one flag for each field, one sentence for whatever is wrong.
 
 Every runnable module of the course goes through here, so that all of them behave alike: exit status 0 when done, 2 for
-wrong use, 1 for a failure, 130 when stopped by Ctrl-C.
+wrong use, 1 for a failure, 130 when stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 import argparse
@@ -97,21 +97,28 @@ def parse(
 
 
 @contextmanager
-def stop_between_steps() -> Iterator[Callable[[], bool]]:
-    """Within this block the first Ctrl-C only makes the yielded function say True; the second one interrupts at once."""
-    asked = []
-    previous = signal.getsignal(signal.SIGINT)
+def stop_between_steps() -> Iterator[Callable[[], int]]:
+    """Within this block the first Ctrl-C or SIGTERM only makes the yielded function say so; the next one interrupts at once.
+
+    The function returns the signal's number, 0 before there is one. A program that a signal ends exits with 128 + number.
+    """
+    asked = [0]
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def note(number: int, frame: object) -> None:
-        asked.append(number)
-        print("\nfinishing this step; Ctrl-C again stops at once", file=sys.stderr)
-        signal.signal(signal.SIGINT, previous)
+        asked[0] = number
+        again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+        os.write(2, f"\nfinishing this step{again}\n".encode())  # print may not be called while another print is at work
+        for each, handler in previous.items():
+            signal.signal(each, handler)
 
-    signal.signal(signal.SIGINT, note)
+    for number in previous:
+        signal.signal(number, note)
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0]
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def first_values(argv: Sequence[str] | None, prog: str, *names: str) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """Where the work runs: the device, its fast number format, its random state."""
 
+import os
 import random
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .cli import UsageError
 
@@ -44,6 +47,32 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def use_deterministic_kernels(on: bool) -> None:
+    """Whether equal inputs must give equal bits on CUDA too, at the price of speed; call it before CUDA is first used."""
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
+    torch.use_deterministic_algorithms(on)
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Where PyTorch's random numbers for `device` stand, as (N,) bytes by device name; the CPU's are always among them."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(device: torch.device, state: Mapping[str, Tensor]) -> None:
+    """Go on where `random_state` was taken; a device that `state` does not hold goes on where it is."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

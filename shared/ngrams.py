@@ -3,15 +3,16 @@
 import numpy as np
 from numpy.typing import NDArray
 
+ORDER = 5  # bytes: the best on a megabyte of English (4 and 6 are worse)
 LONGEST = 7  # bytes that fit into an int64 beside its sign
 
 
-def bits_per_byte(train: bytes, held_out: bytes, order: int = 5) -> float:
+def bits_per_byte(train: bytes, held_out: bytes, order: int = ORDER) -> float:
     """Mean surprise of n-grams counted in `train` at each byte of `held_out`, in bits. Arguments as for `probabilities`."""
     return -float(np.log2(probabilities(train, held_out, order)).mean())
 
 
-def probabilities(train: bytes, text: bytes, order: int = 5) -> NDArray[np.float64]:
+def probabilities(train: bytes, text: bytes, order: int = ORDER) -> NDArray[np.float64]:
     """Probability of each byte of `text`, given the up to `order - 1` bytes before it, from the counts of `train` -> (N,)
 
     Witten-Bell smoothing (Witten and Bell 1991, method C), recursive: after a context that was seen c times with k kinds of

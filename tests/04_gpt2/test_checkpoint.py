@@ -1,10 +1,12 @@
-"""What is saved comes back, and what is damaged, missing or foreign is refused by name."""
+"""What is saved comes back to the bit, and what is damaged, missing or foreign is refused by name."""
 
 import json
 import pickle
+import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -16,54 +18,148 @@ from shared.cli import RunError, UsageError
 
 checkpoint = import_module("04_gpt2.checkpoint")
 config = import_module("04_gpt2.config")
+data = import_module("04_gpt2.data")
 model = import_module("04_gpt2.model")
+optim = import_module("04_gpt2.optim")
+sealed = import_module("04_gpt2.sealed")
 
 CPU = torch.device("cpu")
+FILES = {*checkpoint.MODEL_FILES, *checkpoint.TRAINING_FILES}
+SETTINGS = replace(
+    config.PRESETS["debug"], model=config.GPTConfig(block_size=8, vocab_size=300, n_layer=1, n_head=2, n_embd=8, dropout=0.5)
+)
+DATA = data.prepare("to be or not to be, that is the question\n" * 20, "bpe", 300)
 
 
 @pytest.fixture
 def run(finished_run, tmp_path):
-    """A copy that a test may damage."""
+    """A copy of a finished run that a test may damage; its newest checkpoint is step-000020."""
     return shutil.copytree(finished_run, tmp_path / "run")
 
 
-def test_a_saved_model_comes_back_with_its_tokenizer_and_configuration(run):
-    torch.manual_seed(7)
-    gpt = model.GPT(config.PRESETS["debug"].model)
-    checkpoint.save_weights(run, gpt, 123)
-    loaded, tokenizer = checkpoint.load(run, CPU)
-    assert loaded.config == gpt.config
-    assert tokenizer.vocab_size == 512 and not loaded.training
-    for name, tensor in gpt.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
-    assert loaded.lm_head.weight is loaded.transformer.wte.weight
-    with safe_open(run / "model.safetensors", "pt") as file:
-        assert file.metadata()["step"] == "123" and "lm_head.weight" not in file.keys()  # noqa: SIM118
-    assert sorted(path.name for path in run.glob("model*")) == ["model.safetensors"]
+@pytest.fixture
+def newest(run):
+    return run / "checkpoints" / "step-000020"
 
 
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_missing_file_is_named(run, name):
-    (run / name).unlink()
-    with pytest.raises(UsageError, match=f"is not the folder of a run with saved weights: it has no {name}"):
-        checkpoint.load(run, CPU)
+def reseal(folder):
+    """Let an altered checkpoint pass for an unaltered one, as its maker could."""
+    with sealed.sealed(folder.with_name("resealed")) as partial:
+        for name in FILES:
+            shutil.copy(folder / name, partial)
+    shutil.rmtree(folder)
+    folder.with_name("resealed").rename(folder)
 
 
-@pytest.mark.parametrize("keep", [0, 7, 100, 5000, -1])
-def test_truncated_weights_are_refused(run, keep):
-    whole = (run / "model.safetensors").read_bytes()
-    (run / "model.safetensors").write_bytes(whole[:keep])
-    with pytest.raises(UsageError, match=r"model\.safetensors is damaged"):
-        checkpoint.load(run, CPU)
+def trained(seed, steps=3):
+    """A model and its optimizer after a few updates on random tokens."""
+    torch.manual_seed(seed)
+    gpt = model.GPT(SETTINGS.model)
+    optimizer = optim.make_optimizer(gpt, SETTINGS)
+    update(gpt, optimizer, steps)
+    return gpt, optimizer
 
 
-def test_a_pickle_in_place_of_weights_is_refused_and_not_executed(run):
+def update(gpt, optimizer, steps):
+    for _ in range(steps):
+        idx = torch.randint(300, (2, 9))
+        gpt(idx[:, :-1], idx[:, 1:])[1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def state_of(gpt, optimizer):
+    """Every number that a further update depends on."""
+    moments = [values[name] for values in optimizer.state_dict()["state"].values() for name in sorted(values)]
+    return [*gpt.state_dict().values(), *moments, torch.get_rng_state()]
+
+
+def test_training_goes_on_from_a_checkpoint_to_the_bit(tmp_path):
+    """Dropout draws random numbers, AdamW remembers, so weights alone would not do."""
+    settings = replace(SETTINGS, run=str(tmp_path))
+    gpt, optimizer = trained(seed=random.randrange(2**31))
+    checkpoint.save(settings, 3, gpt, optimizer, DATA, {"note": 7})
+    update(gpt, optimizer, 4)
+    expected = state_of(gpt, optimizer)
+    other, other_optimizer = trained(seed=5, steps=1)
+    folder = tmp_path / "checkpoints" / "step-000003"
+    assert checkpoint.restore(folder, other, other_optimizer, DATA) == (3, {"note": 7})
+    update(other, other_optimizer, 4)
+    for restored, wanted in zip(state_of(other, other_optimizer), expected, strict=True):
+        assert restored.dtype == wanted.dtype and torch.equal(restored, wanted)
+
+
+def test_a_saved_model_comes_back_with_its_tokenizer_and_configuration(tmp_path):
+    gpt, optimizer = trained(seed=7)
+    checkpoint.save(replace(SETTINGS, run=str(tmp_path)), 123, gpt, optimizer, DATA, {})
+    folder = tmp_path / "checkpoints" / "step-000123"
+    for path in (tmp_path, folder):  # the newest of a run, or a certain one
+        loaded, tokenizer = checkpoint.load(path, CPU)
+        assert loaded.config == gpt.config and not loaded.training
+        assert tokenizer.merges == DATA.tokenizer.merges
+        for name, tensor in gpt.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], tensor), name
+        assert loaded.lm_head.weight is loaded.transformer.wte.weight
+    assert {path.name for path in folder.iterdir()} == FILES | {"SHA256SUMS"}
+    with safe_open(folder / "optimizer.safetensors", "pt") as file:  # named as a reader would look for them
+        assert {"transformer.wte.weight.exp_avg", "transformer.h.0.ln_1.bias.exp_avg_sq"} <= set(file.keys())
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # all are as readable as each other
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    gpt, optimizer = trained(seed=7)
+    for step in (8, 9, 10, 999_999, 1_000_000, 1_000_001):
+        checkpoint.save(replace(SETTINGS, run=str(tmp_path), keep=2), step, gpt, optimizer, DATA, {})
+        assert checkpoint.checkpoints(tmp_path)[-1].name == f"step-{step:06}"
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-1000000", "step-1000001"]
+
+
+def test_every_altered_region_of_every_file_is_refused_by_name(tmp_path):
+    """Any one bit of each 64 bytes, at a random place; test_sealed.py holds that single bytes are noticed."""
+    gpt, optimizer = trained(seed=7)
+    checkpoint.save(replace(SETTINGS, run=str(tmp_path)), 3, gpt, optimizer, DATA, {})
+    folder = tmp_path / "checkpoints" / "step-000003"
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for start in range(0, len(whole), 64):
+            altered = bytearray(whole)
+            altered[min(start + random.randrange(64), len(whole) - 1)] ^= 1 << random.randrange(8)
+            path.write_bytes(altered)
+            with pytest.raises(UsageError, match=r"SHA256SUMS is|altered: its SHA-256"):
+                checkpoint.restore(folder, gpt, optimizer, DATA)
+            if path.name in checkpoint.MODEL_FILES:
+                with pytest.raises(UsageError, match=f"{path.name} was cut off or altered"):
+                    checkpoint.load(tmp_path, CPU)
+        path.write_bytes(whole)
+    assert checkpoint.restore(folder, gpt, optimizer, DATA)[0] == 3
+
+
+@pytest.mark.parametrize("name", sorted(FILES | {"SHA256SUMS"}))
+def test_a_file_that_is_cut_off_or_missing_is_named_with_the_way_out(run, newest, name):
+    gpt, _ = checkpoint.load(run, CPU)
+    optimizer = optim.make_optimizer(gpt, config.PRESETS["debug"])
+    whole = (newest / name).read_bytes()
+    for keep in (0, 7, len(whole) // 2, len(whole) - 1):
+        (newest / name).write_bytes(whole[:keep])
+        with pytest.raises(UsageError, match=rf"{name} .*cut off.*; remove {newest} to go back to step-000010"):
+            checkpoint.restore(newest, gpt, optimizer, DATA)
+    (newest / name).unlink()
+    with pytest.raises(UsageError, match=rf"{name} (is missing|cannot be read: No such file)"):
+        checkpoint.restore(newest, gpt, optimizer, DATA)
+    shutil.rmtree(newest)
+    assert checkpoint.load(run, CPU)[0].config == gpt.config  # the way out works
+
+
+def test_a_pickle_in_place_of_weights_is_refused_and_not_executed(run, newest):
     class Bomb:
         def __reduce__(self):
             return (open, (str(run / "executed"), "w"))
 
-    (run / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(UsageError, match=r"model\.safetensors is damaged"):
+    (newest / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UsageError, match=r"model\.safetensors was cut off or altered"):
+        checkpoint.load(run, CPU)
+    reseal(newest)
+    with pytest.raises(UsageError, match=r"model\.safetensors is not a safetensors file"):
         checkpoint.load(run, CPU)
     assert not (run / "executed").exists()
 
@@ -76,64 +172,78 @@ def test_a_pickle_in_place_of_weights_is_refused_and_not_executed(run):
         (lambda t: t.update({"transformer.ln_f.bias": torch.zeros(5)}), r"ln_f\.bias has shape \(5,\) in the one and \(32,\)"),
     ],
 )
-def test_weights_of_another_model_are_refused_by_tensor(run, change, message):
-    tensors = load_file(run / "model.safetensors")
+def test_weights_of_another_model_are_refused_by_tensor(run, newest, change, message):
+    tensors = load_file(newest / "model.safetensors")
     change(tensors)
-    save_file(tensors, run / "model.safetensors")
+    save_file(tensors, newest / "model.safetensors")
+    reseal(newest)
     with pytest.raises(UsageError, match=message):
         checkpoint.load(run, CPU)
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"model": {"n_layer": 0}}', '{"model": 3}'])
-def test_a_configuration_that_is_none_is_refused(run, content):
-    (run / "config.json").write_text(content)
+def test_a_configuration_that_is_none_is_refused(run, newest, content):
+    (newest / "config.json").write_text(content)
+    reseal(newest)
     with pytest.raises(UsageError, match=r"config\.json is not the configuration of a run"):
         checkpoint.load(run, CPU)
 
 
 @pytest.mark.parametrize("change", [{"special_tokens": []}, {"merges": ["t h"] * 600}])
-def test_a_tokenizer_of_another_model_is_refused(run, change):
-    content = json.loads((run / "tokenizer.json").read_text(encoding="utf-8"))
-    (run / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
+def test_a_tokenizer_of_another_model_is_refused(run, newest, change):
+    content = json.loads((newest / "tokenizer.json").read_text(encoding="utf-8"))
+    (newest / "tokenizer.json").write_text(json.dumps(content | change), encoding="utf-8")
+    reseal(newest)
     with pytest.raises(UsageError, match=r"tokenizer\.json does not fit .*: <\|endoftext\|> and at most 512 ids are expected"):
         checkpoint.load(run, CPU)
 
 
-def test_weights_that_are_not_finite_are_not_saved(run):
-    gpt, _ = checkpoint.load(run, CPU)
-    before = (run / "model.safetensors").read_bytes()
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere is not the folder of a run or a checkpoint: it is not there"):
+        checkpoint.load(tmp_path / "nowhere", CPU)
+    with pytest.raises(UsageError, match=r"it has no checkpoints/step-\.\.\."):
+        checkpoint.load(tmp_path, CPU)
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    gpt, optimizer = trained(seed=7)
+    settings = replace(SETTINGS, run=str(tmp_path))
+    checkpoint.save(settings, 3, gpt, optimizer, DATA, {})
     gpt.transformer.wpe.weight.data[3, 5] = float("nan")
-    with pytest.raises(RunError, match="the weights after step 7 are not finite and not saved"):
-        checkpoint.save_weights(run, gpt, 7)
-    assert (run / "model.safetensors").read_bytes() == before
+    with pytest.raises(RunError, match=r"weights after step 4 are not finite and not saved; the last .* is .*/step-000003"):
+        checkpoint.save(settings, 4, gpt, optimizer, DATA, {})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
 
 
-def test_a_save_that_is_cut_off_leaves_the_file_before_it_whole(run, monkeypatch):
-    """The new file takes the old one's place in one move: where that move fails, the old one is untouched."""
-    gpt, _ = checkpoint.load(run, CPU)
-    before = (run / "model.safetensors").read_bytes()
+FULL_DISK = """
+import json, os, sys
+from importlib import import_module
+train = import_module("04_gpt2.train")
+checkpoint = import_module("04_gpt2.checkpoint")
+limit, save = int(sys.argv[1]), checkpoint.save
+def save_on_a_full_disk(config, step, *rest):
+    if step == 20:
+        import resource
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond it
+    save(config, step, *rest)
+checkpoint.save = save_on_a_full_disk
+sys.exit(train.main(["--preset", "debug", "--run", sys.argv[2], "-q"]))
+"""
 
-    def fail(*_):
-        raise OSError("cut off")
 
-    monkeypatch.setattr(type(run), "replace", fail)
-    torch.nn.init.ones_(gpt.transformer.wpe.weight)
-    with pytest.raises(RunError, match="could not be saved: cut off"):
-        checkpoint.save_weights(run, gpt, 7)
-    assert (run / "model.safetensors").read_bytes() == before
-
-
-def test_weights_that_cannot_be_written_leave_those_before_them_whole(run):
-    """The child process may write no file beyond 64 KiB: to it the disk is full."""
-    program = (
-        "import resource, signal, sys, torch; from importlib import import_module; from pathlib import Path;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16));"
-        "checkpoint = import_module('04_gpt2.checkpoint'); run = Path(sys.argv[1]);"
-        "model, _ = checkpoint.load(run, torch.device('cpu'));"
-        "checkpoint.save_weights(run, model, 99)"
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_FSIZE")
+@pytest.mark.parametrize("limit", [100, 4000, 170_000, 300_000])
+def test_a_disk_that_is_full_while_saving_leaves_the_last_checkpoint_whole_and_says_so(tmp_path, limit):
+    """The system refuses to write beyond `limit` bytes from the last checkpoint of a run on."""
+    folder = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(limit), str(folder)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: the checkpoint after step 20 could not be saved: ")
+    assert f"File too large (os error 27); the last checkpoint is {folder}/checkpoints/step-000010; " in done.stderr.replace(
+        "[Errno 27] File too large", "File too large (os error 27)"
     )
-    before = {path.name: path.read_bytes() for path in run.iterdir()}
-    done = subprocess.run([sys.executable, "-c", program, str(run)], capture_output=True, text=True)
-    assert done.returncode != 0 and "RunError: the weights after step 99 could not be saved" in done.stderr
-    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    assert [path.name for path in checkpoint.checkpoints(folder)] == ["step-000000", "step-000010"]
+    for path in checkpoint.checkpoints(folder):
+        sealed.verify(path, FILES)
+    argv = ["--preset", "debug", "--run", str(folder), "-q", "--resume"]
+    assert import_module("04_gpt2.train").main(argv) == 0  # once there is room again

@@ -39,15 +39,22 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def weights(folder):
+    """Those of the newest checkpoint."""
+    return load_file(max((folder / "checkpoints").iterdir()) / "model.safetensors")
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def command(*flags):
     return [sys.executable, "-m", "04_gpt2.train", *flags]
 
 
 def test_a_run_leaves_what_it_promises(finished_run):
     assert {path.name for path in finished_run.iterdir()} == {
-        "config.json",
-        "tokenizer.json",
-        "model.safetensors",
+        "checkpoints",
         "metrics.jsonl",
         "loss.png",
         "samples.txt",
@@ -59,6 +66,11 @@ def test_a_run_leaves_what_it_promises(finished_run):
     assert [r["step"] for r in records if "val_loss" in r] == [0, 10, 20]
     end = records[-1]
     assert end["step"] == 20 and 0 <= end["known_word_share"] <= 1 and end["whole_val_bits_per_byte"] > 0
+    assert [path.name for path in sorted((finished_run / "checkpoints").iterdir())] == [
+        "step-000000",
+        "step-000010",
+        "step-000020",
+    ]
     samples = (finished_run / "samples.txt").read_text(encoding="utf-8")
     assert samples.count("=== after ") == 3 and samples.count("=== at the end, ") == 8
 
@@ -97,7 +109,7 @@ def test_a_run_equals_the_same_training_in_plain_pytorch(tmp_path):
     assert [r["lr"] for r in records if "lr" in r] == pytest.approx(rates)
     assert [r["loss"] for r in records if "loss" in r] == pytest.approx(losses, rel=1e-4)
     assert [r["val_loss"] for r in records if "val_loss" in r] == pytest.approx(validations, rel=1e-4)
-    saved = load_file(folder / "model.safetensors")
+    saved = weights(folder)
     for name, parameter in gpt.named_parameters():
         if name.endswith(
             "c_attn.bias"
@@ -134,9 +146,6 @@ def test_the_learning_rate_follows_the_schedule(finished_run):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(finished_run, tmp_path):
-    def weights(folder):
-        return load_file(folder / "model.safetensors")
-
     first = weights(finished_run)
     again = weights(trained(tmp_path, name="again"))
     other = weights(trained(tmp_path, "--seed", "5", name="other"))
@@ -167,7 +176,7 @@ def test_gradients_are_clipped_to_their_global_norm(tmp_path):
     assert before["grad_norm"] > 0.1  # reported as it was
     torch.manual_seed(DEBUG.seed)
     fresh = model.GPT(DEBUG.model).state_dict()
-    moved = load_file(folder / "model.safetensors")
+    moved = weights(folder)
     # AdamW's first update is lr * g / (|g| + eps); gradients below eps = 1e-8 move a weight far less than lr.
     assert max((moved[name] - fresh[name]).abs().max().item() for name in moved) < 0.1 * DEBUG.lr
 
@@ -184,12 +193,12 @@ def test_compiling_changes_neither_the_run_nor_its_checkpoint(finished_run, tmp_
     assert len(calls) == 1 + 4 * 20  # the trial and the micro-batches: neither validation nor sampling
     expected = [r["loss"] for r in metrics(finished_run) if "loss" in r]
     assert [r["loss"] for r in metrics(compiled) if "loss" in r] == pytest.approx(expected, rel=1e-4)
-    assert load_file(compiled / "model.safetensors").keys() == load_file(finished_run / "model.safetensors").keys()
+    assert weights(compiled).keys() == weights(finished_run).keys()
 
 
 def test_a_compiler_that_fails_is_one_sentence_and_the_run_before_is_kept(finished_run, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(finished_run, tmp_path / "run")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = content(folder)
 
     def fails(net):
         def forward(*_):
@@ -200,7 +209,7 @@ def test_a_compiler_that_fails_is_one_sentence_and_the_run_before_is_kept(finish
     monkeypatch.setattr(torch, "compile", fails)
     assert train.main(["--preset", "debug", "--run", str(folder), "--overwrite", "--compile", "on"]) == 2
     assert capsys.readouterr().err == "error: torch.compile does not work here (no C++ compiler); give --compile off\n"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert content(folder) == before
 
 
 def test_bfloat16_is_used_where_asked():
@@ -220,7 +229,7 @@ def test_bfloat16_is_used_where_asked():
 def test_bfloat16_trains_to_nearly_the_same_loss_and_keeps_float32_weights(finished_run, tmp_path):
     folder = trained(tmp_path, "--dtype", "bfloat16")
     assert metrics(folder)[-1]["whole_val_loss"] == pytest.approx(metrics(finished_run)[-1]["whole_val_loss"], abs=0.05)
-    assert all(tensor.dtype == torch.float32 for tensor in load_file(folder / "model.safetensors").values())
+    assert all(tensor.dtype == torch.float32 for tensor in weights(folder).values())
 
 
 def test_a_text_of_the_users_and_gpt2s_tokenizer_with_padded_vocabulary(tmp_path, monkeypatch):
@@ -228,7 +237,7 @@ def test_a_text_of_the_users_and_gpt2s_tokenizer_with_padded_vocabulary(tmp_path
     (tmp_path / "mine.txt").write_text("Ich weiß nicht, was soll es bedeuten. " * 200, encoding="utf-8")
     flags = ["--data", str(tmp_path / "mine.txt"), "--tokenizer", "gpt2", "--vocab-size", "50304", "--steps", "5"]
     folder = trained(tmp_path, *flags)
-    assert load_file(folder / "model.safetensors")["transformer.wte.weight"].shape == (50304, 32)
+    assert weights(folder)["transformer.wte.weight"].shape == (50304, 32)
     assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "5"]) == 0
 
 
@@ -291,12 +300,15 @@ def test_a_text_that_is_not_utf8_is_refused_with_the_offset(tmp_path, capsys):
 
 def test_a_run_is_replaced_only_when_asked(finished_run, tmp_path, capsys):
     folder = trained(tmp_path, "--steps", "5")
-    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    kept = content(folder)
     argv = ["--preset", "debug", "--run", str(folder), "-q"]
     assert train.main(argv) == 2
-    assert "already holds a run; name another folder with --run, or give --overwrite" in capsys.readouterr().err
+    assert (
+        "already holds a run; go on with it by --resume, name another folder with --run, or give --overwrite"
+        in capsys.readouterr().err
+    )
     assert train.main([*argv, "--overwrite", "--n-head", "5"]) == 2  # refused before anything is removed
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
+    assert content(folder) == kept
     assert train.main([*argv, "--overwrite", "--steps", "6"]) == 0
     assert [r["step"] for r in metrics(folder) if "loss" in r] == [1, 2, 3, 4, 5, 6]
 
@@ -316,18 +328,20 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path, capsys):
     for run in (tmp_path / "file", tmp_path / "file" / "run"):
         assert train.main(["--preset", "debug", "--run", str(run), "-q"]) == 2
         assert re.match(
-            r"error: (--run .* cannot be a run's folder|cannot make the folder .*): Not a dir", capsys.readouterr().err
+            r"error: (--run .* cannot be a run's folder|cannot write into the folder .*): Not a dir", capsys.readouterr().err
         )
 
 
 @pytest.mark.parametrize(
-    ("eval_every", "said"), [("1", "validation loss nan after step 1:"), ("10", "loss nan, .* at step 2:")]
+    ("eval_every", "said"), [("1", "validation loss nan after step 1:"), ("10", "loss nan, .* at step [23]:")]
 )
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(tmp_path, capsys, eval_every, said):
     folder = tmp_path / "run"
     assert train.main(["--preset", "debug", "--run", str(folder), "-q", "--lr", "1e30", "--eval-every", eval_every]) == 1
-    assert re.fullmatch(rf"error: {said}.* keeps the weights .*\n", capsys.readouterr().err)
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())
+    assert re.fullmatch(
+        rf"error: {said} the run stops, the last checkpoint is {folder}/checkpoints/step-00000.; .*\n", capsys.readouterr().err
+    )
+    assert all(torch.isfinite(tensor).all() for tensor in weights(folder).values())
     assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "3"]) == 0
 
 
@@ -347,7 +361,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path):
     assert run.returncode == 130 and err == "\nfinishing this step; Ctrl-C again stops at once\n"
     assert (folder / "loss.png").exists()
     last = metrics(folder)[-1]["step"]
-    assert f"stopped after step {last}; {folder} holds its weights" in out
+    assert f"stopped after step {last} and saved; the same command with --resume goes on from there\n" in out
     assert import_module("04_gpt2.generate").main(["--checkpoint", str(folder), "--max-new-tokens", "3"]) == 0
 
 

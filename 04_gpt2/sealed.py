@@ -1,0 +1,81 @@
+"""Folders that are whole or absent, and that tell when a byte of them has changed since they were written.
+
+Checkpoints are such folders. The file SHA256SUMS in each holds the digests of all others, in the format of the command
+sha256sum, so that `sha256sum -c SHA256SUMS` checks them too.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SUMS = "SHA256SUMS"
+PARTIAL = ".partial"  # ends the name of a folder that is being written or removed
+
+
+@contextmanager
+def sealed(folder: Path) -> Iterator[Path]:
+    """A new folder to fill within the block. At the end, once it is flushed to the disk, one move gives it the name `folder`.
+
+    If anything fails on the way, nothing is left of it.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        (partial / SUMS).write_bytes(_lines({path.name: _digest(path) for path in partial.iterdir()}))
+        for path in (*partial.iterdir(), partial):
+            flush(path)
+        partial.rename(folder)
+        flush(folder.parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path, names: Iterable[str]) -> None:
+    """Raises ValueError, naming the file, unless the files `names` of a sealed folder are as they were written."""
+    try:
+        found = (folder / SUMS).read_bytes()
+        digests = {name: digest for digest, name in (line.split("  ") for line in found.decode("ascii").splitlines())}
+    except (OSError, ValueError):
+        digests, found = {}, b""
+    if not digests or _lines(digests) != found:
+        raise ValueError(f"{folder / SUMS} is missing, cut off or altered")
+    for name in names:
+        if name not in digests:
+            raise ValueError(f"{folder / SUMS} was cut off or altered: it does not name {name}")
+        try:
+            digest = _digest(folder / name)
+        except OSError as error:
+            raise ValueError(f"{folder / name} cannot be read: {error.strerror}") from None
+        if digest != digests[name]:
+            raise ValueError(f"{folder / name} was cut off or altered: its SHA-256 is not the one in {SUMS}")
+
+
+def remove(folder: Path) -> None:
+    """Remove a sealed folder; it loses its name first, so that no half of it is ever taken for the whole."""
+    shutil.rmtree(folder.rename(folder.with_name(folder.name + PARTIAL)))
+
+
+def flush(path: Path) -> None:
+    """Have the operating system write a file, or a folder's list of names, to the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders; it writes their names with the files
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lines(digests: dict[str, str]) -> bytes:
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode("ascii")

@@ -1,0 +1,199 @@
+"""A run that is stopped by whatever means, at whatever moment, and continued ends as if nothing had happened."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+checkpoint = import_module("04_gpt2.checkpoint")
+train = import_module("04_gpt2.train")
+
+ROOT = Path(__file__).parents[2]
+STATE = ("tokenizer.json", "model.safetensors", "optimizer.safetensors", "random.safetensors")  # equal to the bit
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"{n} times {n + 1} is {n * (n + 1)}.\n" for n in range(2000)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def short(text):
+    """The flags of a run that ends in a second."""
+    return ["--preset", "debug", "--data", str(text), "--vocab-size", "300", "--steps", "12", "--eval-every", "4"]
+
+
+@pytest.fixture
+def stopped(tmp_path, short):
+    """A short run that had reached its second checkpoint, step 8 of 12, when something stopped it."""
+    folder = tmp_path / "stopped"
+    assert train.main([*short, "--run", str(folder), "-q"]) == 0
+    shutil.rmtree(folder / "checkpoints" / "step-000012")
+    return folder
+
+
+def metrics(folder):
+    """All that was recorded, but for the time that it took."""
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "tokens_per_second"} for record in records]
+
+
+def assert_same_run(folder, other):
+    """The newest checkpoints are equal to the bit, and so is all that was told on the way."""
+    a, b = checkpoint.checkpoints(folder)[-1], checkpoint.checkpoints(other)[-1]
+    assert a.name == b.name
+    for name in STATE:
+        assert (a / name).read_bytes() == (b / name).read_bytes(), name
+    assert metrics(folder) == metrics(other)
+    assert (folder / "samples.txt").read_bytes() == (other / "samples.txt").read_bytes()
+
+
+def run_until_stopped(folder, flags, by, after):
+    """Start the command, send the signal `by` a random moment after its step `after` -> its exit status and what it said."""
+    command = [sys.executable, "-u", "-m", "04_gpt2.train", *flags, "--run", str(folder), "--resume"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if (told := re.match(r"step (\d+)/", line)) and int(told[1]) >= after:
+                break
+        time.sleep(random.random() / 20)
+        process.send_signal(by)
+        out, err = process.stdout.read(), process.stderr.read()
+    return process.returncode, out, err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("eval_every", [1, 7], ids=["saving at every step", "saving at every seventh step"])
+def test_a_run_that_is_killed_at_random_moments_ends_like_one_that_never_stopped(tmp_path, text, eval_every):
+    flags = ["--preset", "debug", "--data", str(text), "--vocab-size", "300", "--dropout", "0.2", "--eval-tokens", "64"]
+    flags += ["--steps", "40", "--eval-every", str(eval_every)]
+    assert train.main([*flags, "--run", str(tmp_path / "whole"), "-q"]) == 0
+    folder = tmp_path / "stopped"
+    signals = random.sample([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT], 4)
+    moments = sorted(random.sample(range(2, 34), 4))
+    for by, after in zip(signals, moments, strict=True):
+        status, out, err = run_until_stopped(folder, flags, by, after)
+        assert status == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[by], (signals, moments, err)
+        if by != signal.SIGKILL:
+            assert "finishing this step" in err and "saved; the same command with --resume goes on from there" in out
+            step = metrics(folder)[-1]["step"]
+            assert checkpoint.checkpoints(folder)[-1].name == f"step-{step:06}" and step >= after
+            assert (folder / "loss.png").exists()
+    assert train.main([*flags, "--run", str(folder), "-q", "--resume"]) == 0, (signals, moments)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+def test_resume_begins_a_run_where_there_is_none(finished_run, tmp_path, capsys):
+    for folder in (tmp_path / "new", tmp_path / "left by a kill before the first checkpoint"):
+        if "left" in folder.name:
+            (folder / "checkpoints" / "step-000000.partial").mkdir(parents=True)
+            (folder / "metrics.jsonl").write_text('{"step": 1, "lo')
+        assert train.main(["--preset", "debug", "--run", str(folder), "--resume"]) == 0
+        assert "going on" not in capsys.readouterr().out
+        assert_same_run(folder, finished_run)
+
+
+def test_a_resumed_run_says_where_it_goes_on_and_clears_what_was_cut_off(stopped, short, capsys):
+    (stopped / "checkpoints" / "step-000012.partial").mkdir()
+    with (stopped / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "los')
+    assert train.main([*short, "--run", str(stopped), "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "12 steps of 512 tokens, going on after step 8, about " in out and "step 9/12: " in out and "step 8/12" not in out
+    assert sorted(path.name for path in (stopped / "checkpoints").iterdir()) == ["step-000004", "step-000008", "step-000012"]
+    whole = stopped.with_name("whole")
+    assert train.main([*short, "--run", str(whole), "-q"]) == 0
+    assert_same_run(stopped, whole)
+
+
+def test_resuming_a_finished_run_only_repeats_its_result(finished_run, tmp_path, capsys):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    assert train.main(["--preset", "debug", "--run", str(folder), "--resume"]) == 0
+    assert "step 20/20" not in (out := capsys.readouterr().out) and "validation tokens, the model" in out
+    assert_same_run(folder, finished_run)
+
+
+@pytest.mark.parametrize("flags", [["--keep", "1"], ["--device", "cpu"], ["--compile", "off"]])
+def test_what_does_not_change_the_run_may_change_when_it_goes_on(stopped, short, flags):
+    assert train.main([*short, "--run", str(stopped), "-q", "--resume", *flags]) == 0
+
+
+def test_a_run_with_other_settings_is_refused_with_the_fields_named(stopped, short, capsys):
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    flags = ["--lr", "0.005", "--n-layer", "3", "--dtype", "bfloat16"]
+    assert train.main([*short, "--run", str(stopped), "--resume", *flags]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {stopped} holds a run with other settings: lr was 0.004 and is 0.005, dtype was float32 and is bfloat16, "
+        f"n_layer was 2 and is 3; give its settings, or another --run\n"
+    )
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+
+
+def test_a_text_that_has_changed_is_refused(tmp_path, text, short, capsys):
+    (tmp_path / "text.txt").write_bytes(text.read_bytes())
+    flags = [*short, "--data", str(tmp_path / "text.txt"), "--run", str(tmp_path / "run"), "-q"]
+    assert train.main(flags) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    (tmp_path / "text.txt").write_bytes(text.read_bytes().replace(b"9", b"8", 1))
+    assert train.main([*flags, "--resume"]) == 2
+    assert "step-000012 was trained on other tokens: the text or the way it is cut has changed" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_goes_on(stopped, short, capsys):
+    weights = stopped / "checkpoints" / "step-000008" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 2
+    assert f"error: {weights} was cut off or altered" in (said := capsys.readouterr().err)
+    assert f"remove {weights.parent} to go back to step-000004\n" in said
+    shutil.rmtree(weights.parent)
+    assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 0
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path, short, capsys):
+    assert train.main([*short, "--run", str(tmp_path / "run"), "--resume", "--overwrite"]) == 2
+    assert capsys.readouterr().err.startswith("error: --resume goes on with a run, overwrite replaces it")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+def test_two_processes_do_not_train_in_one_folder(stopped, short, capsys):
+    import fcntl
+
+    before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
+    with (stopped / "metrics.jsonl").open() as held_by_another:
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        for flag in ("--resume", "--overwrite"):
+            assert train.main([*short, "--run", str(stopped), "-q", flag]) == 2
+            assert f"another process is training in {stopped}" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()} == before
+    assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 0
+
+
+FULL_DISK = """
+import resource, sys
+from importlib import import_module
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond it
+sys.exit(import_module("04_gpt2.train").main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_FSIZE")
+def test_a_disk_that_fills_up_while_logging_stops_the_run_with_one_sentence_and_loses_nothing(tmp_path, text):
+    flags = ["--preset", "debug", "--data", str(text), "--steps", "4000", "--eval-every", "5", "--n-embd", "2"]
+    flags += ["--eval-tokens", "64", "--vocab-size", "257", "--run", str(tmp_path / "run"), "-q"]
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, "20000", *flags], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    last = checkpoint.checkpoints(tmp_path / "run")[-1]
+    assert done.stderr.startswith(f"error: {tmp_path / 'run'}/") and "cannot be written: File too large" in done.stderr
+    assert f"the last checkpoint is {last}; once there is room, --resume goes on" in done.stderr
+    assert json.loads((last / "state.json").read_text())["step"] > 20
