@@ -1,28 +1,47 @@
 """Every claim of speed, measured beside a peer in the same run: CPU seconds on one thread, in turn, medians.
 
-Run it: python -m 04_gpt2.benchmark tokenizer (the peers come with pip install -e ".[bench]")
+Run it: python -m 04_gpt2.benchmark race (the peers come with pip install -e ".[bench]")
 """
 
+import math
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared import ngrams
 from shared.cli import UsageError, command, parse
 from shared.corpora import shakespeare
 
+from . import train
 from .bpe import BytePairTokenizer
+from .config import PRESETS, GPTConfig, TrainConfig
+from .data import load_text, split
+from .evaluate import Score
+from .generate import Sampling, sample
+from .model import GPT
+from .run import Run
+from .tokenizer import gpt2_tokenizer
+
+NEW_TOKENS = 64
+PEER_STEPS = 2000
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What `python -m 04_gpt2.benchmark` does."""
 
-    what: Annotated[Literal["tokenizer"], "what to measure"] = "tokenizer"
-    repeats: Annotated[int, "measurements of each competitor, taken in turn"] = 5
+    what: Annotated[Literal["race", "generate", "tokenizer"], "what to measure"] = "race"
+    data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
+    repeats: Annotated[int, "measurements of each competitor, taken in turn; in a race each has its own seed"] = 3
 
     def __post_init__(self):
         if self.repeats < 1:
@@ -36,22 +55,192 @@ def main(argv: Sequence[str] | None = None) -> int:
         BenchmarkConfig(),
         argv,
         prog="python -m 04_gpt2.benchmark",
-        description="Measure a claim of speed beside a peer, in CPU seconds on one thread.",
-        examples=["python -m 04_gpt2.benchmark tokenizer", "python -m 04_gpt2.benchmark tokenizer --repeats 9"],
+        description="Measure a claim beside a peer, in CPU seconds on one thread.",
+        examples=[
+            "python -m 04_gpt2.benchmark race --data my.txt",
+            "python -m 04_gpt2.benchmark generate",
+            "python -m 04_gpt2.benchmark tokenizer --repeats 9",
+        ],
         positional="what",
     )
-    tokenizer_training(config.repeats)
+    torch.set_num_threads(1)
+    try:
+        if config.what == "race":
+            race(config.data, config.repeats)
+        elif config.what == "generate":
+            generation(config.repeats)
+        else:
+            tokenizer_training(config.repeats)
+    except ModuleNotFoundError as error:
+        raise UsageError(f'the peer {error.name} is not installed; pip install -e ".[bench]" brings it') from None
     return 0
+
+
+def race(source: str, repeats: int) -> None:
+    """Training on one text: our default run, the best-known small script's settings for CPUs, and counting.
+
+    The first nine tenths of the text's bytes are there to learn from; each byte of the last tenth is scored once.
+    """
+    train_text, val_text = split(load_text(source))
+    learned, held_out = train_text.encode(), val_text.encode()
+    started = time.process_time()
+    counted = ngrams.bits_per_byte(learned, held_out)
+    counting_seconds = time.process_time() - started
+    print(
+        f"{source}: {len(learned):,} bytes to learn from, {len(held_out):,} to predict; median of {repeats} seeds", flush=True
+    )
+
+    peer, ours, curves = [], [], []
+    for seed in range(1, repeats + 1):
+        peer.append(character_gpt(learned, held_out, seed))
+        with tempfile.TemporaryDirectory() as folder:
+            settings = replace(PRESETS["shakespeare"], data=source, run=folder, seed=seed, quiet=True)
+            watch = Stopwatch(replace(settings, eval_every=settings.steps // 16, eval_tokens=len(held_out)))
+            train.start(watch.config, "race", watch)
+        curves.append(watch.curve)
+        ours.append(watch.curve[-1])
+        for name, (seconds, bits) in (("character GPT", peer[-1]), ("04_gpt2.train", ours[-1])):
+            print(f"  seed {seed}: {name} {bits:.3f} bits per byte after {seconds:.0f} CPU seconds", flush=True)
+
+    def passing(target: float) -> float:
+        """Median of the CPU seconds after which a validation of ours was first below `target`."""
+        return median(next((seconds for seconds, bits in curve if bits < target), math.inf) for curve in curves)
+
+    peer_seconds, peer_bits = (median(values) for values in zip(*peer, strict=True))
+    our_seconds, our_bits = (median(values) for values in zip(*ours, strict=True))
+    print(f"{'':58}{'CPU s':>8}{'bits per byte':>16}")
+    for name, seconds, bits in (
+        (f"counting {ngrams.ORDER}-grams", counting_seconds, counted),
+        (f"character GPT, {PEER_STEPS:,} steps", peer_seconds, peer_bits),
+        ("04_gpt2.train, when it has passed the character GPT", passing(peer_bits), peer_bits),
+        ("04_gpt2.train, when it has passed counting", passing(counted), counted),
+        ("04_gpt2.train, at its end", our_seconds, our_bits),
+    ):
+        print(f"{name:58}{seconds:>8.1f}{bits:>16.3f}")
+
+
+class Stopwatch(Run):
+    """A run that notes the CPU seconds spent so far, validations and checkpoints apart, with the score of each validation."""
+
+    def __init__(self, config: TrainConfig):
+        super().__init__(config)
+        self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
+        self._spent, self._since = 0.0, time.process_time()
+
+    def step(self, step: int, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
+        super().step(step, loss, lr, grad_norm, tokens_per_second)
+        now = time.process_time()
+        self._spent, self._since = self._spent + now - self._since, now
+
+    def validation(self, step: int, score: Score, sample: str) -> None:
+        super().validation(step, score, sample)
+        self.curve.append((self._spent, score.bits_per_byte))
+
+    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: train.TokenData) -> None:
+        super().save(step, model, optimizer, data)
+        self._since = time.process_time()
+
+
+class CharacterGPT(nn.Module):
+    """The model of nanoGPT's README for CPUs, put together from PyTorch's own layers: 64 characters in sight, 4 layers."""
+
+    def __init__(self, n_characters: int, T: int = 64, C: int = 128, n_head: int = 4, n_layer: int = 4):
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(n_characters, C), nn.Embedding(T, C)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(C, n_head, 4 * C, 0.0, F.gelu, batch_first=True, norm_first=True, bias=False)
+            for _ in range(n_layer)
+        )
+        self.ln_f = nn.LayerNorm(C, bias=False)
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(T))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                adds_to_the_stream = name.endswith(("out_proj.weight", "linear2.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if adds_to_the_stream else 0.02)
+
+    def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
+        """Loss in nats, summed over (B, T)"""
+        T = idx.shape[1]
+        x = self.wte(idx) + self.wpe(torch.arange(T))
+        for block in self.blocks:
+            x = block(x, src_mask=self.mask[:T, :T], is_causal=True)
+        return F.cross_entropy((self.ln_f(x) @ self.wte.weight.T).flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def character_gpt(learned: bytes, held_out: bytes, seed: int) -> tuple[float, float]:
+    """CPU seconds of training and bits per byte of `held_out`, with nanoGPT's README settings for CPUs.
+
+    12 windows of 64 characters a step, AdamW with beta2 0.99, 100 steps of warm-up to 1e-3, a cosine to 1e-4 at the last step
+    (github.com/karpathy/nanoGPT, README.md and config/train_shakespeare_char.py).
+    """
+    torch.manual_seed(seed)
+    id_of = {byte: i for i, byte in enumerate(sorted({*learned, *held_out, ord("\n")}))}
+    ids = torch.tensor([id_of[byte] for byte in learned])
+    B, T = 12, 64
+    model = CharacterGPT(len(id_of), T)
+    groups = [{"params": [p for p in model.parameters() if p.dim() == d], "weight_decay": 0.1 * (d == 2)} for d in (1, 2)]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+    settings = replace(PRESETS["shakespeare"], lr=1e-3, min_lr=1e-4, warmup_steps=min(100, PEER_STEPS), steps=PEER_STEPS)
+    started = time.process_time()
+    for step in range(PEER_STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = train.cosine_with_warmup(step, settings)
+        windows = torch.stack([ids[i : i + T + 1] for i in torch.randint(len(ids) - T, (B,)).tolist()])
+        (model(windows[:, :-1], windows[:, 1:]) / (B * T)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    seconds = time.process_time() - started
+    val = torch.tensor([id_of[byte] for byte in b"\n" + held_out])
+    whole = (len(val) - 1) // T * T  # bytes in full windows
+    with torch.no_grad():
+        nats = sum(
+            model(val[i:j].view(-1, min(T, j - i)), val[i + 1 : j + 1].view(-1, min(T, j - i))).item()
+            for i, j in ((0, whole), (whole, len(val) - 1))
+            if j > i
+        )
+    return seconds, nats / math.log(2) / len(held_out)
+
+
+def generation(repeats: int) -> None:
+    """Greedy generation from a 124M model with random weights: with our cache, with Hugging Face's, and without one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer, shape = gpt2_tokenizer(), GPTConfig()
+    ours = GPT(shape).eval()
+    theirs: Any = GPT2LMHeadModel(GPT2Config()).eval()
+    sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=0)
+    print(f"{NEW_TOKENS} tokens from {shape.n_params:,} parameters: median CPU seconds of {repeats} on one thread")
+    print(f"{'prompt':>8}{'ours':>8}{'Hugging Face':>14}{'ratio':>8}{'no cache':>10}{'ratio':>8}")
+    for length in (16, 64, 256):
+        prompt = torch.randint(shape.vocab_size - 1, (length,)).tolist()  # any but <|endoftext|>
+
+        @torch.no_grad()
+        def without_cache(prompt: list[int] = prompt) -> object:
+            idx = torch.tensor([prompt])
+            for _ in range(NEW_TOKENS):
+                logits = ours.lm_head(ours.transformer(idx)[:, -1])
+                idx = torch.cat([idx, logits.argmax(dim=-1, keepdim=True)], dim=1)
+            return idx
+
+        def hugging_face(prompt: list[int] = prompt) -> object:
+            idx = torch.tensor([prompt])
+            exactly = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
+            return theirs.generate(idx, attention_mask=torch.ones_like(idx), do_sample=False, pad_token_id=0, **exactly)
+
+        def with_cache(prompt: list[int] = prompt) -> object:
+            return sample(ours, [prompt], tokenizer, sampling, seed=0)
+
+        a, b, c = in_turn([with_cache, hugging_face, without_cache], repeats)
+        print(f"{length:>8}{a:>8.2f}{b:>14.2f}{a / b:>8.2f}{c:>10.2f}{c / a:>8.2f}", flush=True)
 
 
 def tokenizer_training(repeats: int) -> None:
     """Learning a vocabulary from the plays: ours beside Hugging Face tokenizers (Rust); tests hold that
     both learn the same merges."""
     os.environ["RAYON_NUM_THREADS"] = "1"  # before the peer starts its threads
-    try:
-        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    except ImportError:
-        raise UsageError('the peer tokenizers is not installed; pip install -e ".[bench]" brings it') from None
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
     text = shakespeare()
 
     def ours(vocab_size: int) -> object:
