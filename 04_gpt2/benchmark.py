@@ -144,6 +144,8 @@ class Stopwatch(Run):
 class CharacterGPT(nn.Module):
     """The model of nanoGPT's README for CPUs, put together from PyTorch's own layers: 64 characters in sight, 4 layers."""
 
+    mask: Tensor
+
     def __init__(self, n_characters: int, T: int = 64, C: int = 128, n_head: int = 4, n_layer: int = 4):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(n_characters, C), nn.Embedding(T, C)
@@ -191,15 +193,18 @@ def character_gpt(learned: bytes, held_out: bytes, seed: int) -> tuple[float, fl
         optimizer.step()
         optimizer.zero_grad()
     seconds = time.process_time() - started
-    val = torch.tensor([id_of[byte] for byte in b"\n" + held_out])
-    whole = (len(val) - 1) // T * T  # bytes in full windows
-    with torch.no_grad():
-        nats = sum(
-            model(val[i:j].view(-1, min(T, j - i)), val[i + 1 : j + 1].view(-1, min(T, j - i))).item()
-            for i, j in ((0, whole), (whole, len(val) - 1))
-            if j > i
-        )
-    return seconds, nats / math.log(2) / len(held_out)
+    return seconds, bits_per_character(model, torch.tensor([id_of[byte] for byte in b"\n" + held_out]), T)
+
+
+@torch.no_grad()
+def bits_per_character(model: CharacterGPT, ids: Tensor, T: int) -> float:
+    """Mean surprise at each character after the first of `ids` (N,), in bits; windows of T do not overlap."""
+    whole = (len(ids) - 1) // T * T  # characters in full windows
+    nats = 0.0
+    for start, end, width in ((0, whole, T), (whole, len(ids) - 1, len(ids) - 1 - whole)):
+        if end > start:
+            nats += model(ids[start:end].view(-1, width), ids[start + 1 : end + 1].view(-1, width)).item()
+    return nats / math.log(2) / (len(ids) - 1)
 
 
 def generation(repeats: int) -> None:
