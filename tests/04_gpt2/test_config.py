@@ -71,6 +71,8 @@ def test_shapes_that_cannot_be_are_refused(changes, message):
         ({"weight_decay": -0.1}, r"weight_decay is -0\.1; a number of at least 0"),
         ({"max_grad_norm": 0.0}, r"max_grad_norm is 0\.0; a number above 0"),
         ({"seed": -1}, "seed is -1; at least 0"),
+        ({"keep": 0}, "keep is 0; at least 1"),
+        ({"resume": True, "overwrite": True}, "resume goes on with a run, overwrite replaces it"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(changes, message):

@@ -1,5 +1,7 @@
 """From a text to batches: where it is cut, what is encoded, which windows come in which order."""
 
+import random
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -90,6 +92,16 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone():
     assert torch.equal(order(3)[500:], order(3, first=100))
     assert not torch.equal(order(3), order(4))
     assert not torch.equal(order(3)[:500], order(3)[500:])
+
+
+def test_the_digest_knows_every_token_of_both_parts():
+    prepared = data.prepare("to be or not to be, that is the question\n" * 30, "bpe", 270)
+    digests = {prepared.sha256, replace(prepared, text="").sha256}
+    for name in ("train", "val"):
+        tokens = getattr(prepared, name).copy()
+        tokens[random.randrange(len(tokens))] += 1
+        digests.add(replace(prepared, **{name: tokens}).sha256)
+    assert len(digests) == 3
 
 
 def test_too_few_tokens_for_a_window_are_refused():

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.image import imread
 
+from shared import ngrams
+
 bpe = import_module("04_gpt2.bpe")
 config = import_module("04_gpt2.config")
+data = import_module("04_gpt2.data")
 evaluate = import_module("04_gpt2.evaluate")
 model = import_module("04_gpt2.model")
 
@@ -87,3 +90,24 @@ def test_the_picture_shows_both_curves(tmp_path):
     assert picture.shape[:2] == (450, 750)
     colours = {tuple(round(float(c), 2) for c in pixel[:3]) for pixel in picture.reshape(-1, picture.shape[-1])}
     assert (0.0, 0.45, 0.7) in colours and len(colours) > 20  # validation's blue, and more than an empty frame
+    records += [{"step": 2, "counting_loss": 4.2}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    evaluate.draw_loss(tmp_path)
+    assert not np.array_equal(imread(tmp_path / "loss.png"), picture)  # counting's line is there
+
+
+def test_a_run_that_was_stopped_at_once_has_no_picture(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "val_loss": 5.0}\n')
+    evaluate.draw_loss(tmp_path)
+    assert not (tmp_path / "loss.png").exists()
+
+
+def test_counting_is_scored_in_the_units_of_the_model():
+    text = "the cat sat on the mat, " * 30
+    prepared = data.prepare(text, "bpe", 270)
+    of = evaluate.Score(3.0, 2.0, n_tokens=len(prepared.val) - 1, n_bytes=72)
+    counted = evaluate.count_n_grams(prepared, of)
+    train_part, val_part = text[:648].encode(), text[648:].encode()
+    nats = -math.fsum(map(math.log, ngrams.probabilities(train_part, val_part)))
+    assert counted.nats_per_token * counted.n_tokens == pytest.approx(nats)
+    assert counted.bits_per_byte * 72 == pytest.approx(nats / math.log(2))

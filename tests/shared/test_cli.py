@@ -1,5 +1,7 @@
 """Command lines from dataclasses: every kind of field, and one sentence for whatever is wrong."""
 
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -7,7 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from shared.cli import RunError, UsageError, command, first_values, parse
+from shared.cli import RunError, UsageError, command, first_values, parse, stop_between_steps
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,18 @@ def test_a_command_answers_with_a_status_and_a_sentence(capsys, error, status, s
 
     assert main([]) == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_is_noted_and_the_second_is_as_always(capfd, number):
+    before = signal.getsignal(number)
+    with stop_between_steps() as stop_asked:
+        assert stop_asked() == 0
+        os.kill(os.getpid(), number)
+        assert stop_asked() == number and signal.getsignal(number) == before
+    assert signal.getsignal(number) == before
+    assert capfd.readouterr().err.startswith("\nfinishing this step")
 
 
 def test_a_reader_that_leaves_ends_the_command_without_a_word():

@@ -1,5 +1,6 @@
-"""Devices, number formats and seeds."""
+"""Devices, number formats, seeds and random states."""
 
+import os
 import random
 
 import numpy as np
@@ -7,7 +8,15 @@ import pytest
 import torch
 
 from shared.cli import UsageError
-from shared.devices import choose_device, choose_dtype, describe, seed_everything
+from shared.devices import (
+    choose_device,
+    choose_dtype,
+    describe,
+    random_state,
+    seed_everything,
+    set_random_state,
+    use_deterministic_kernels,
+)
 
 
 def test_auto_takes_the_fastest_kind_that_is_there(monkeypatch):
@@ -54,6 +63,25 @@ def test_the_same_seed_gives_the_same_numbers():
     first = draw()
     seed_everything(2**40 + 3)
     assert draw() == first
+
+
+def test_random_numbers_go_on_where_their_state_was_taken():
+    cpu = torch.device("cpu")
+    torch.rand(random.randrange(100))
+    state = random_state(cpu)
+    expected = torch.rand(5), torch.nn.functional.dropout(torch.ones(50))
+    torch.manual_seed(1)
+    set_random_state(cpu, state)
+    assert torch.equal(torch.rand(5), expected[0])
+    assert torch.equal(torch.nn.functional.dropout(torch.ones(50)), expected[1])
+
+
+def test_deterministic_kernels_are_switched_on_and_off(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    use_deterministic_kernels(True)
+    assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    use_deterministic_kernels(False)
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_the_cpu_is_described_with_its_threads():
