@@ -1,6 +1,6 @@
 """Stage 04, GPT-2: the real one.
 
 Byte pair encoding, GPT-2's architecture to the letter, and the training system around it. Read in the order in which data
-flow: config, bpe, tokenizer, data, loader, cache, model, optim, evaluate, sealed, checkpoint, generate, run, trial, and train,
+flow: config, bpe, tokenizer, data, loader, model, cache, optim, evaluate, sealed, checkpoint, generate, run, trial, and train,
 which tells the story. Start it with `python -m 04_gpt2.train`.
 """

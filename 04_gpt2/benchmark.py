@@ -24,10 +24,11 @@ from shared.corpora import shakespeare
 from . import train
 from .bpe import BytePairTokenizer
 from .config import PRESETS, GPTConfig, TrainConfig
-from .data import load_text, split
+from .data import TokenData, load_text, split
 from .evaluate import Score
 from .generate import Sampling, sample
 from .model import GPT
+from .optim import cosine_with_warmup
 from .run import Run
 from .tokenizer import gpt2_tokenizer
 
@@ -95,8 +96,9 @@ def race(source: str, repeats: int) -> None:
         peer.append(character_gpt(learned, held_out, seed))
         with tempfile.TemporaryDirectory() as folder:
             settings = replace(PRESETS["shakespeare"], data=source, run=folder, seed=seed, quiet=True)
+            settings = replace(settings, device="cpu", dtype="float32", compile="off")
             watch = Stopwatch(replace(settings, eval_every=settings.steps // 16, eval_tokens=len(held_out)))
-            train.start(watch.config, "race", watch)
+            train.start(watch, "race")
         curves.append(watch.curve)
         ours.append(watch.curve[-1])
         for name, (seconds, bits) in (("character GPT", peer[-1]), ("04_gpt2.train", ours[-1])):
@@ -120,12 +122,19 @@ def race(source: str, repeats: int) -> None:
 
 
 class Stopwatch(Run):
-    """A run that notes the CPU seconds spent so far, validations and checkpoints apart, with the score of each validation."""
+    """A run that notes the CPU seconds spent until each validation, and its score.
+
+    Learning the vocabulary is counted, as part of learning; validations, samples and checkpoints are not.
+    """
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
         self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
         self._spent, self._since = 0.0, time.process_time()
+
+    def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> int:
+        self._spent = time.process_time() - self._since
+        return super().restore(model, optimizer, data)
 
     def step(self, step: int, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
         super().step(step, loss, lr, grad_norm, tokens_per_second)
@@ -136,7 +145,7 @@ class Stopwatch(Run):
         super().validation(step, score, sample)
         self.curve.append((self._spent, score.bits_per_byte))
 
-    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: train.TokenData) -> None:
+    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> None:
         super().save(step, model, optimizer, data)
         self._since = time.process_time()
 
@@ -186,7 +195,7 @@ def character_gpt(learned: bytes, held_out: bytes, seed: int) -> tuple[float, fl
     started = time.process_time()
     for step in range(PEER_STEPS):
         for group in optimizer.param_groups:
-            group["lr"] = train.cosine_with_warmup(step, settings)
+            group["lr"] = cosine_with_warmup(step, settings)
         windows = torch.stack([ids[i : i + T + 1] for i in torch.randint(len(ids) - T, (B,)).tolist()])
         (model(windows[:, :-1], windows[:, 1:]) / (B * T)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -211,12 +220,13 @@ def generation(repeats: int) -> None:
     """Greedy generation from a 124M model with random weights: with our cache, with Hugging Face's, and without one."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
+    torch.manual_seed(0)
     tokenizer, shape = gpt2_tokenizer(), GPTConfig()
     ours = GPT(shape).eval()
     theirs: Any = GPT2LMHeadModel(GPT2Config()).eval()
     sampling = Sampling(max_new_tokens=NEW_TOKENS, temperature=0)
     print(f"{NEW_TOKENS} tokens from {shape.n_params:,} parameters: median CPU seconds of {repeats} on one thread")
-    print(f"{'prompt':>8}{'ours':>8}{'Hugging Face':>14}{'ratio':>8}{'no cache':>10}{'ratio':>8}")
+    print(f"{'prompt':>8}{'ours':>8}{'Hugging Face':>14}{'times ours':>12}{'no cache':>10}{'times ours':>12}")
     for length in (16, 64, 256):
         prompt = torch.randint(shape.vocab_size - 1, (length,)).tolist()  # any but <|endoftext|>
 
@@ -233,11 +243,12 @@ def generation(repeats: int) -> None:
             exactly = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}
             return theirs.generate(idx, attention_mask=torch.ones_like(idx), do_sample=False, pad_token_id=0, **exactly)
 
-        def with_cache(prompt: list[int] = prompt) -> object:
-            return sample(ours, [prompt], tokenizer, sampling, seed=0)
+        def with_cache(prompt: list[int] = prompt) -> None:
+            [written] = sample(ours, [prompt], tokenizer, sampling, seed=0)
+            assert len(written) == NEW_TOKENS  # <|endoftext|> would have ended it
 
         a, b, c = in_turn([with_cache, hugging_face, without_cache], repeats)
-        print(f"{length:>8}{a:>8.2f}{b:>14.2f}{a / b:>8.2f}{c:>10.2f}{c / a:>8.2f}", flush=True)
+        print(f"{length:>8}{a:>8.2f}{b:>14.2f}{b / a:>12.2f}{c:>10.2f}{c / a:>12.2f}", flush=True)
 
 
 def tokenizer_training(repeats: int) -> None:

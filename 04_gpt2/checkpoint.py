@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ MODEL_FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "mod
 TRAINING_FILES = OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
 NAME = re.compile(rf"step-\d{{6,}}({re.escape(PARTIAL)})?")
 TIED = "lm_head.weight"  # the same tensor as transformer.wte.weight: stored once
-MAY_DIFFER = {"run", "resume", "overwrite", "quiet", "keep", "device", "compile"}  # they say where and how, not what
+# What may differ when a run goes on: where and how, not what. The tokens' digest decides whether the data are the same.
+MAY_DIFFER = {"data", "run", "resume", "overwrite", "quiet", "keep", "device", "compile", "deterministic"}
 
 
 def save(
@@ -56,10 +58,11 @@ def save(
     except (OSError, SafetensorError) as error:
         raise RunError(
             f"the checkpoint after step {step} could not be saved: {error}; {newest_in_words(run)}; "
-            f"once there is room, --resume goes on"
+            f"when that is put right, --resume goes on"
         ) from None
     for old in checkpoints(run)[: -config.keep]:
-        remove(old)
+        with suppress(OSError):  # somebody may be reading it; the next save tries again
+            remove(old)
 
 
 def restore(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> tuple[int, dict[str, Any]]:
@@ -81,7 +84,7 @@ def restore(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, data: To
     moments: dict[int, dict[str, Tensor]] = {}
     for key, tensor in load_file(folder / OPTIMIZER).items():
         name, moment = key.rsplit(".", 1)
-        moments.setdefault(index_of[name], {})[moment] = tensor
+        moments.setdefault(index_of[name], {})[moment] = tensor.clone()  # out of the file, which may be removed
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     set_random_state(model.device, load_file(folder / RANDOM))
     for remains in folder.parent.glob("*" + PARTIAL):  # of a save or a removal that was cut off
@@ -95,41 +98,31 @@ def load(path: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer
     Raises UsageError, naming the file, if there is none, or a file is missing, damaged or of another model.
     """
     folder = _find(Path(path))
-    _verify(folder, MODEL_FILES)
-    shape = load_shape(folder)
     try:
-        tokenizer = BytePairTokenizer.load(folder / TOKENIZER)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    if END_OF_TEXT not in tokenizer.specials or tokenizer.vocab_size > shape.vocab_size:
-        raise UsageError(
-            f"{folder / TOKENIZER} does not fit {folder / CONFIG}: {END_OF_TEXT} and at most {shape.vocab_size} ids "
-            f"are expected"
-        )
-    try:
-        weights = load_file(folder / WEIGHTS, device=str(device))
-    except SafetensorError as error:
-        raise UsageError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
-    with torch.device("meta"):  # shapes only; the numbers come from the file
-        model = GPT(shape)
-    _require_fit(folder, weights, model)
-    model.load_state_dict(weights, strict=False, assign=True)
-    model.tie_head()
-    return model.eval(), tokenizer
+        return _load(folder, device)
+    except (UsageError, FileNotFoundError):
+        if folder.exists():
+            raise
+        return load(path, device)  # training has replaced it by a newer one meanwhile
 
 
 def load_shape(folder: Path) -> GPTConfig:
     """The shape of a checkpoint's model. Raises UsageError if its config.json is not the configuration of a run."""
     try:
-        return GPTConfig(**_read_config(folder)["model"])
+        return GPTConfig(**settings(folder)["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder / CONFIG} is not the configuration of a run ({type(error).__name__}: {error})") from None
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """The settings that a checkpoint's run was made with. Raises UsageError if the file was altered."""
+    _verify(folder, (CONFIG,))
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
 def require_same_settings(folder: Path, config: TrainConfig) -> None:
     """Raises UsageError, naming the fields, if the checkpoint's run was begun with other settings than `config`'s."""
-    _verify(folder, (CONFIG,))
-    then, now = _flat(_read_config(folder)), _flat(config.to_json())
+    then, now = _flat(settings(folder)), _flat(config.to_json())
     differing = [name for name in then | now if then.get(name) != now.get(name) and name not in MAY_DIFFER]
     if differing:
         listed = ", ".join(f"{name} was {then.get(name)} and is {now.get(name)}" for name in differing)
@@ -153,12 +146,38 @@ def newest_in_words(run: Path) -> str:
     return f"the last checkpoint is {found[-1]}" if found else f"{run} has no checkpoint yet"
 
 
+def _load(folder: Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]:
+    _verify(folder, MODEL_FILES)
+    shape = load_shape(folder)
+    try:
+        tokenizer = BytePairTokenizer.load(folder / TOKENIZER)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    if END_OF_TEXT not in tokenizer.specials or tokenizer.vocab_size > shape.vocab_size:
+        raise UsageError(
+            f"{folder / TOKENIZER} does not fit {folder / CONFIG}: {END_OF_TEXT} and at most {shape.vocab_size} ids "
+            f"are expected"
+        )
+    try:
+        weights = load_file(folder / WEIGHTS, device=str(device))
+    except SafetensorError as error:
+        raise UsageError(f"{folder / WEIGHTS} is not a safetensors file: {error}") from None
+    with torch.device("meta"):  # shapes only; the numbers come from the file
+        model = GPT(shape)
+    _require_fit(folder, weights, model)
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_head()
+    return model.eval(), tokenizer
+
+
 def _find(path: Path) -> Path:
-    if (path / SUMS).exists():
+    if (path / SUMS).exists() or (path / WEIGHTS).exists():
         return path
     if found := checkpoints(path):
         return found[-1]
-    reason = f"it has no {CHECKPOINTS}/step-..." if path.is_dir() else "it is not there"
+    if not path.exists():
+        raise UsageError(f"{path} is not there; python -m 04_gpt2.train makes such a folder")
+    reason = f"it has no {CHECKPOINTS}/step-..." if path.is_dir() else "it is a file"
     raise UsageError(f"{path} is not the folder of a run or a checkpoint: {reason}")
 
 
@@ -166,9 +185,12 @@ def _verify(folder: Path, names: tuple[str, ...]) -> None:
     try:
         verify(folder, names)
     except ValueError as error:
+        folder = folder.absolute()
         siblings = checkpoints(folder.parent.parent)
         earlier = siblings[: siblings.index(folder)] if folder in siblings else []
-        way_out = f"remove {folder} to go back to {earlier[-1].name}" if earlier else "there is no earlier checkpoint"
+        way_out = (
+            f"remove {folder} to go back to {earlier[-1].name}" if earlier else "there is no earlier checkpoint to go back to"
+        )
         raise UsageError(f"{error}; {way_out}") from None
 
 
@@ -197,10 +219,6 @@ def _optimizer_tensors(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str
     """The optimizer's memory, as `transformer.wte.weight.exp_avg` and so on."""
     names, moments = _trained_names(model, optimizer), optimizer.state_dict()["state"]
     return {f"{names[i]}.{moment}": tensor for i in moments for moment, tensor in moments[i].items()}
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
 
 
 def _flat(values: dict[str, Any]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class TrainConfig:
     max_grad_norm: Annotated[float, "gradients are scaled down to this global norm"] = 1.0
     seed: Annotated[int, "seed of the weights, the order of the data and the samples"] = 1337
     deterministic: Annotated[bool, "on cuda: take kernels whose result is the same each time, though slower"] = False
-    run: Annotated[str, "folder that the run fills"] = ""
+    run: Annotated[str, "folder that the run fills; left out, runs/ and the name of the preset or of your own text"] = ""
     keep: Annotated[int, "checkpoints kept in it, the newest ones"] = 3
     resume: Annotated[bool, "go on with the run that the folder holds; begin it if there is none"] = False
     overwrite: Annotated[bool, "replace the run that the folder holds"] = False
@@ -94,7 +94,10 @@ class TrainConfig:
             f"warmup_steps {self.warmup_steps} is not within the run's {self.steps} steps; "
             f"a tenth of them is usual: {self.steps // 10}",
         )
-        _require(not (self.resume and self.overwrite), "resume goes on with a run, overwrite replaces it; give one of the two")
+        _require(
+            not (self.resume and self.overwrite),
+            "resume cannot be given with --overwrite: the one goes on with a run, the other replaces it",
+        )
         micro = self.batch_size * self.model.block_size
         _require(
             self.tokens_per_step % micro == 0,

@@ -119,7 +119,8 @@ def generate(
     A text ends at <|endoftext|>, which is not yielded. Only ids that the tokenizer has are chosen. Prompts may differ in
     length; of a longer one the model sees the last block_size tokens. When a text no longer fits, its older half falls out of
     sight and the newer half is read again, as the beginning of a text: GPT-2's position embeddings are absolute, so keys and
-    values cannot move. Thus each token is chosen with at least the block_size // 2 tokens before it in sight.
+    values cannot move. Thus each token is chosen with at least the block_size // 2 tokens before it in sight. The cache is
+    filled anew for all texts then, each from what it has in sight.
     """
     rng = torch.Generator(model.device).manual_seed(seed)
     end = tokenizer.specials[END_OF_TEXT]
@@ -155,7 +156,7 @@ def read(model: GPT, texts: Sequence[list[int]], cache: KVCache) -> Tensor:
 
 def choose(logits: Tensor, sampling: Sampling, rng: torch.Generator) -> Tensor:
     """One id per row of `logits` (B, V), drawn as `sampling` says -> (B,)"""
-    if sampling.temperature == 0:
+    if sampling.temperature < torch.finfo(logits.dtype).tiny:  # 0, or what would be rounded to it
         return logits.argmax(dim=-1)
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / sampling.temperature  # at most 0: no temperature overflows
     probabilities = F.softmax(filter_logits(logits, sampling.top_k, sampling.top_p), dim=-1)

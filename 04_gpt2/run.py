@@ -5,21 +5,23 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from shared.cli import RunError, UsageError
+from shared.cli import RunError, UsageError, silence_stdout
+from shared.devices import choose_device, choose_dtype
 
 from . import checkpoint
-from .checkpoint import CHECKPOINTS, checkpoints, newest_in_words
+from .checkpoint import CHECKPOINTS
 from .config import TrainConfig
 from .data import TokenData
 from .evaluate import METRICS, PICTURE, Score
 from .model import GPT
-from .sealed import flush
+from .sealed import flush, make_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -37,46 +39,67 @@ LOG_LINES = 30  # in a whole run, where there is no terminal for a progress bar
 class Run:
     """The folder `config.run` and all that is told while it fills.
 
+    config          the settings; "auto" as dtype is replaced by what it stands for here, or stood for when the run began
     resumes_from    the checkpoint to go on from, None for a run that begins
     steps_done      updates before it
 
-    Nothing is written before its `with` block begins. Raises UsageError at once if the folder is taken: by files that are none
-    of a run's, by a run (unless `config.overwrite`), or by one with other settings (if `config.resume`).
+    Nothing is written before its `with` block begins. Raises UsageError at once, and there again if it has become so, if the
+    folder is taken: by files that are none of a run's, by a run (unless `config.overwrite`), or by one with other settings (if
+    `config.resume`).
     """
 
     def __init__(self, config: TrainConfig):
         self.config, self.folder = config, Path(config.run)
-        self.resumes_from: Path | None = None
+        self.reader_left = False  # nobody listens to what is said any more
+        self.resumes_from = self._look()
         self.steps_done = 0
+        dtype = str(choose_dtype(config.dtype, choose_device(config.device))).removeprefix("torch.")
+        if self.resumes_from is not None:
+            self.steps_done = checkpoint.step_of(self.resumes_from)
+            dtype = checkpoint.settings(self.resumes_from)["dtype"] if config.dtype == "auto" else dtype
+        self.config = replace(config, dtype=dtype)
+        if self.resumes_from is not None:
+            checkpoint.require_same_settings(self.resumes_from, self.config)
+
+    def _look(self) -> Path | None:
+        """The checkpoint to go on from, if there is one and it is wanted. Raises UsageError if the folder is taken."""
+        folder, config = self.folder, self.config
         try:
-            names = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+            names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+            logs = [(folder / name).read_text("utf-8", "replace") if name in names else "" for name in (METRICS, SAMPLES)]
         except OSError as error:
-            raise UsageError(f"--run {self.folder} cannot be a run's folder: {error.strerror}") from None
-        if not names:
-            return
-        inside = (path.name for path in (self.folder / CHECKPOINTS).glob("*"))
-        if not (names <= CONTENT.keys() and all(map(checkpoint.NAME.fullmatch, inside))):
-            raise UsageError(f"--run {self.folder} holds files that are not a run's; name a new or empty folder")
-        if not (config.overwrite or config.resume):
+            raise UsageError(f"--run {folder} cannot be a run's folder: {error.strerror}") from None
+        found = checkpoint.checkpoints(folder)
+        if config.resume and found:
+            return found[-1]
+        inside = (path.name for path in (folder / CHECKPOINTS).glob("*"))
+        if not config.resume and not (names <= CONTENT.keys() and all(map(checkpoint.NAME.fullmatch, inside))):
+            raise UsageError(f"--run {folder} holds files that are not a run's; name a new or empty folder")
+        if config.resume and not _before_first_checkpoint(*logs):
             raise UsageError(
-                f"{self.folder} already holds a run; go on with it by --resume, name another folder with --run, "
-                f"or give --overwrite"
+                f"{folder} holds the log of a run but no checkpoint to go on from; bring {folder / CHECKPOINTS} back, "
+                f"name another folder with --run, or give --overwrite in place of --resume"
             )
-        if config.resume and (found := checkpoints(self.folder)):
-            self.resumes_from, self.steps_done = found[-1], checkpoint.step_of(found[-1])
-            checkpoint.require_same_settings(self.resumes_from, config)
+        if (found or any(logs)) and not (config.overwrite or config.resume):
+            raise UsageError(
+                f"{folder} already holds a run; go on with it by --resume, name another folder with --run, or give --overwrite"
+            )
+        return None
 
     def __enter__(self) -> "Run":
-        """Make the folder, keep other processes out of it, remove a run that is to be overwritten."""
+        """Make the folder, keep other processes out of it, put up the progress bar."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self._lock = (self.folder / METRICS).open("ab")
+            (self.folder / SAMPLES).open("ab").close()
         except OSError as error:
             raise UsageError(f"cannot write into the folder {self.folder}: {error.strerror}") from None
         if not _locked(self._lock):
             raise UsageError(f"another process is training in {self.folder}; wait for it or name another --run")
+        if self._look() != self.resumes_from:
+            raise UsageError(f"another process has trained in {self.folder} meanwhile; give the command again")
         on_terminal = sys.stderr.isatty() and not self.config.quiet
-        self._bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal)
+        self._bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal, leave=False)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,14 +114,15 @@ class Run:
         """
         if self.resumes_from is None:
             log_sizes = {METRICS: 0, SAMPLES: 0}
-            shutil.rmtree(self.folder / CHECKPOINTS, ignore_errors=True)
+            for path in (self.folder / CHECKPOINTS).glob("*"):
+                if checkpoint.NAME.fullmatch(path.name):
+                    shutil.rmtree(path)
             (self.folder / PICTURE).unlink(missing_ok=True)
         else:
             self.steps_done, log_sizes = checkpoint.restore(self.resumes_from, model, optimizer, data)
         for name, size in log_sizes.items():
-            path = self.folder / name
-            if path.exists() and path.stat().st_size > size:
-                os.truncate(path, size)
+            if (self.folder / name).stat().st_size > size:
+                os.truncate(self.folder / name, size)
         self._bar.initial = self._bar.n = self.steps_done
         return self.steps_done
 
@@ -106,14 +130,21 @@ class Run:
         """Add a checkpoint of the state after `step` updates. Raises RunError if it cannot be written."""
         log_sizes = {}
         for path in (self.folder / METRICS, self.folder / SAMPLES):
+            path.touch()  # somebody may have removed it
             flush(path)
             log_sizes[path.name] = path.stat().st_size
         checkpoint.save(self.config, step, model, optimizer, data, log_sizes)
 
     def say(self, text: str) -> None:
-        """A line for the reader, above the progress bar if there is one."""
-        if not self.config.quiet:
+        """A line for the reader, above the progress bar if there is one. If the reader has left, that is noted instead."""
+        if self.config.quiet:
+            return
+        try:
             tqdm.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence_stdout()
+            self.reader_left = True
 
     def record(self, **values: Any) -> None:
         """Append one line to metrics.jsonl. Raises RunError if the disk is full."""
@@ -150,7 +181,9 @@ class Run:
                 file.write(text)
         except OSError as error:
             reason = f"{self.folder / name} cannot be written: {error.strerror}"
-            raise RunError(f"{reason}; {newest_in_words(self.folder)}; once there is room, --resume goes on") from None
+            raise RunError(
+                f"{reason}; {checkpoint.newest_in_words(self.folder)}; when that is put right, --resume goes on"
+            ) from None
 
 
 def duration(seconds: float) -> str:
@@ -159,6 +192,12 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def _before_first_checkpoint(metrics: str, samples: str) -> bool:
+    """Whether the logs hold no more than a run writes before its first checkpoint, so that nothing is lost with them."""
+    first = '{"step": 0, "val_loss": '
+    return metrics.count("\n") <= 1 and first.startswith(metrics[: len(first)]) and (metrics != "" or samples == "")
 
 
 def _locked(file: BinaryIO) -> bool:

@@ -23,7 +23,7 @@ def sealed(folder: Path) -> Iterator[Path]:
     """
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_folder(partial)
     try:
         yield partial
         (partial / SUMS).write_bytes(_lines({path.name: _digest(path) for path in partial.iterdir()}))
@@ -61,8 +61,16 @@ def remove(folder: Path) -> None:
     shutil.rmtree(folder.rename(folder.with_name(folder.name + PARTIAL)))
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that a power cut does not take them back."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        flush(path.parent)
+
+
 def flush(path: Path) -> None:
-    """Have the operating system write a file, or a folder's list of names, to the disk."""
+    """Have the operating system send a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":
         return  # Windows opens no folders; it writes their names with the files
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

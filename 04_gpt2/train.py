@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 if __name__ == "__main__":  # OpenMP reads this once, when PyTorch is loaded: idle threads sleep and leave the cores to others
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -35,6 +36,7 @@ from .trial import Forward, build, compile_if_asked
 
 SHORT_SAMPLE = Sampling(max_new_tokens=80)  # at each validation
 LONG_SAMPLE, LONG_SAMPLES = Sampling(max_new_tokens=250), 8  # at the end: 2,000 tokens in one batch
+SIGPIPE = 13  # the signal that ends a program whose reader has left; Python has turned it into an exception
 COUNTED = 10_000_000  # bytes of a text up to which the result is held against counting, which then takes seconds
 
 
@@ -42,7 +44,7 @@ COUNTED = 10_000_000  # bytes of a text up to which the result is held against c
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as the flags say and leave a run's folder behind."""
     config, reason = configure(argv)
-    return start(config, reason, Run(config))
+    return start(Run(config), reason)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ class Job:
     run: Run
 
 
-def start(config: TrainConfig, reason: str, run: Run) -> int:
-    """Set up, train, finish; the exit status. `reason` says why this preset was chosen."""
+def start(run: Run, reason: str) -> int:
+    """Set up, train, finish; the exit status. `reason` says why the preset was chosen."""
+    config = run.config
     use_deterministic_kernels(config.deterministic)
     device = choose_device(config.device)
     if device.type == "cuda":
@@ -81,17 +84,18 @@ def start(config: TrainConfig, reason: str, run: Run) -> int:
         loader = Loader(data.train, config.batch_size, block_size, config.seed)
     except ValueError as error:
         raise UsageError(f"--block-size is too long for {config.data}: {error}; give at most {len(data.train) - 1}") from None
+    n_train, n_val = len(data.train) - 1, len(data.val) - 1
     run.say(
-        f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, "
-        f"{len(data.train):,} tokens to learn from in {config.steps * config.tokens_per_step / len(data.train):.1f} passes, "
-        f"{len(data.val):,} to validate on"
+        f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, {n_train:,} tokens to learn from "
+        f"in {config.steps * config.tokens_per_step / n_train:.1f} passes, {n_val:,} to validate on"
     )
     job = Job(config, dtype, data, loader, model, forward, make_optimizer(model, config), run)
-    with run, stop_between_steps() as stop_asked:
-        stopped_by = train(job, stop_asked)
-    if not stopped_by:
-        finish(job)
-    draw_loss(run.folder)
+    with run:
+        with stop_between_steps() as stop_asked:
+            stopped_by = train(job, lambda: stop_asked() or (SIGPIPE if run.reader_left else 0))
+        if not stopped_by:
+            finish(job)
+        draw_loss(run.folder)
     return 128 + stopped_by if stopped_by else 0
 
 
@@ -99,7 +103,7 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
     """Update the model `config.steps` times; validate, sample and save on the way. The signal that stopped it, or 0."""
     config, model, optimizer, run = job.config, job.model, job.optimizer, job.run
     first = run.restore(model, optimizer, job.data)
-    if first == 0:
+    if run.resumes_from is None:
         validate_and_save(job, 0)
     model.train()
     for step in range(first, config.steps):
@@ -116,12 +120,13 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
         optimizer.step()
         optimizer.zero_grad()
         run.step(step + 1, loss, lr, grad_norm, config.tokens_per_step / (time.perf_counter() - started))
-        signal = stop_asked()
         if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
             validate_and_save(job, step + 1)
-        elif signal:
+        elif stop_asked():
             run.save(step + 1, model, optimizer, job.data)
-        if signal:
+        else:
+            continue
+        if signal := stop_asked():
             run.say(f"stopped after step {step + 1} and saved; the same command with --resume goes on from there")
             return signal
     return 0
@@ -156,9 +161,14 @@ def validate_and_save(job: Job, step: int) -> None:
             f"validation loss {result.nats_per_token} after step {step}: the run stops, {newest_in_words(run.folder)}; "
             f"try a lower --lr or a longer --warmup-steps"
         )
-    [written] = sample(model, [data.tokenizer.encode("\n")], data.tokenizer, SHORT_SAMPLE, config.seed)
+    [written] = sample(model, [opening(data)], data.tokenizer, SHORT_SAMPLE, config.seed)
     run.validation(step, result, data.tokenizer.decode(written))
     run.save(step, model, job.optimizer, data)
+
+
+def opening(data: TokenData) -> list[int]:
+    """What samples go on from: a new line, or the text's first token if it has no lines."""
+    return data.tokenizer.encode("\n") if "\n" in data.text else data.train[1:2].tolist()
 
 
 def finish(job: Job) -> None:
@@ -167,7 +177,7 @@ def finish(job: Job) -> None:
     run.say("scoring all validation tokens and writing long samples")
     result = score(model, data.val, data.tokenizer)
     counted = count_n_grams(data, result) if len(data.text.encode()) <= COUNTED else None
-    written = sample(model, [data.tokenizer.encode("\n")] * LONG_SAMPLES, data.tokenizer, LONG_SAMPLE, config.seed)
+    written = sample(model, [opening(data)] * LONG_SAMPLES, data.tokenizer, LONG_SAMPLE, config.seed)
     texts = [data.tokenizer.decode(ids) for ids in written]
     share = known_word_share("\n".join(texts), data.text)
     for number, text in enumerate(texts, start=1):
@@ -194,15 +204,13 @@ def finish(job: Job) -> None:
 
 
 def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:
-    """The preset that the flags or the machine choose, changed by the other flags; and why it was chosen.
-
-    dtype "auto" is replaced by what it stands for here, so that a run's settings say what was done."""
+    """The preset that the flags or the machine choose, changed by the other flags; and why it was chosen."""
     prog = "python -m 04_gpt2.train"
     given = first_values(argv, prog, "preset", "data", "device")
     has_cuda = choose_device(given.get("device", "auto")).type == "cuda"
     preset, reason = choose_preset(given.get("preset"), "data" in given, has_cuda, FINEWEB)
     config = parse(
-        PRESETS[preset],
+        replace(PRESETS[preset], run=f"runs/{Path(given['data']).stem}") if "data" in given else PRESETS[preset],
         argv,
         prog=prog,
         description=f"Train a GPT on a text. Defaults are those of --preset {preset}; others: {', '.join(PRESETS)}.",
@@ -213,8 +221,7 @@ def configure(argv: Sequence[str] | None) -> tuple[TrainConfig, str]:
             "python -m 04_gpt2.train --data my.txt --run runs/mine --n-layer 6 --steps 5000 --resume",
         ],
     )
-    dtype = choose_dtype(config.dtype, choose_device(config.device))
-    return replace(config, dtype=str(dtype).removeprefix("torch.")), reason
+    return config, reason
 
 
 def announcement(config: TrainConfig, reason: str, device: torch.device, seconds: float, run: Run) -> str:

@@ -9,8 +9,9 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from io import TextIOWrapper
@@ -39,12 +40,13 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         if isinstance(sys.stdout, TextIOWrapper):  # a terminal that cannot show a character shows another one
             sys.stdout.reconfigure(errors="replace")
         try:
-            return main(argv)
+            with _sigterm_raises():
+                return main(argv)
         except UsageError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
         except BrokenPipeError:  # whoever read our output has left, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence_stdout()
             return 1
         except (RunError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
@@ -52,6 +54,9 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
             return 130
+        except _Terminated:
+            print("stopped", file=sys.stderr)
+            return 143
 
     return guarded
 
@@ -98,19 +103,23 @@ def parse(
 
 @contextmanager
 def stop_between_steps() -> Iterator[Callable[[], int]]:
-    """Within this block the first Ctrl-C or SIGTERM only makes the yielded function say so; the next one interrupts at once.
+    """Within this block the first Ctrl-C, SIGTERM or SIGHUP only makes the yielded function say so; the next one is as always.
 
     The function returns the signal's number, 0 before there is one. A program that a signal ends exits with 128 + number.
+    A signal that whoever started the program has told it to ignore stays ignored.
     """
     asked = [0]
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    previous = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
 
     def note(number: int, frame: object) -> None:
         asked[0] = number
         again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-        os.write(2, f"\nfinishing this step{again}\n".encode())  # print may not be called while another print is at work
         for each, handler in previous.items():
             signal.signal(each, handler)
+        with suppress(OSError):  # Ctrl-C may have ended the reader of stderr too
+            os.write(2, f"\nfinishing this step{again}\n".encode())  # print may not interrupt another print
 
     for number in previous:
         signal.signal(number, note)
@@ -121,12 +130,38 @@ def stop_between_steps() -> Iterator[Callable[[], int]]:
             signal.signal(number, handler)
 
 
+def silence_stdout() -> None:
+    """Nobody reads what is printed any more: let it go nowhere, without an error at every line."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def first_values(argv: Sequence[str] | None, prog: str, *names: str) -> dict[str, str]:
     """The values of some flags, for what must be known before `parse` has its defaults; wrong flags are left to `parse`."""
     parser = _Parser(prog=prog, add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
     for name in names:
         parser.add_argument("--" + name)
     return vars(parser.parse_known_args(argv)[0])
+
+
+class _Terminated(BaseException):
+    """SIGTERM, where nobody has asked to hear of it between two steps."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within this block SIGTERM raises _Terminated, as Ctrl-C raises KeyboardInterrupt, unless it is handled already."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def terminate(number: int, frame: object) -> NoReturn:
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _Parser(argparse.ArgumentParser):

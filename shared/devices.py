@@ -53,7 +53,8 @@ def use_deterministic_kernels(on: bool) -> None:
     """Whether equal inputs must give equal bits on CUDA too, at the price of speed; call it before CUDA is first used."""
     if on:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS's condition for it
-    torch.use_deterministic_algorithms(on)
+    if on != torch.are_deterministic_algorithms_enabled():  # the call itself takes seconds, as it loads the compiler
+        torch.use_deterministic_algorithms(on)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

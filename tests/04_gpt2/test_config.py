@@ -72,7 +72,7 @@ def test_shapes_that_cannot_be_are_refused(changes, message):
         ({"max_grad_norm": 0.0}, r"max_grad_norm is 0\.0; a number above 0"),
         ({"seed": -1}, "seed is -1; at least 0"),
         ({"keep": 0}, "keep is 0; at least 1"),
-        ({"resume": True, "overwrite": True}, "resume goes on with a run, overwrite replaces it"),
+        ({"resume": True, "overwrite": True}, "resume cannot be given with --overwrite"),
     ],
 )
 def test_runs_that_cannot_be_are_refused(changes, message):

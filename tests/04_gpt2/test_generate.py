@@ -49,8 +49,9 @@ def test_top_p_of_one_and_no_top_k_keep_every_token():
 
 def test_the_smallest_temperature_is_greedy():
     logits = torch.randn(5, 40)
-    chosen = generate.choose(logits, generate.Sampling(temperature=1e-45), torch.Generator())
-    assert torch.equal(chosen, logits.argmax(-1))
+    for temperature in (1e-30, 1e-45, 1e-46, 1e-300):
+        chosen = generate.choose(logits, generate.Sampling(temperature=temperature), torch.Generator())
+        assert torch.equal(chosen, logits.argmax(-1))
 
 
 def test_draws_follow_the_softmax_at_the_temperature():
@@ -139,7 +140,7 @@ def test_a_prompt_longer_than_the_context_is_noted_and_works(finished_run, capsy
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--checkpoint", "no/such/run"], "no/such/run is not the folder of a run with saved weights"),
+        (["--checkpoint", "no/such/run"], "no/such/run is not there; python -m 04_gpt2.train makes such a folder"),
         (["--samples", "0"], "--samples is 0; at least 1"),
         (["--top-p", "2"], "--top-p is 2.0; above 0 and at most 1"),
         (["--temperature", "cold"], "argument --temperature: invalid float value: 'cold'"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,28 @@ def test_a_failure_within_the_block_leaves_nothing(tmp_path):
         (partial / "a").write_bytes(b"half")
         raise RuntimeError("on the way")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not tell which file a handle belongs to")
+def test_every_file_and_folder_is_flushed_before_the_name_is_given(tmp_path, monkeypatch):
+    """And after it the folder that holds the name; without that a power cut may take the file back."""
+    flushed, fsync, rename = [], os.fsync, Path.rename
+
+    def noting_fsync(handle):
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    def noting_rename(path, target):
+        flushed.append("renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(Path, "rename", noting_rename)
+    with sealed.sealed(tmp_path / "new" / "sealed") as partial:
+        (partial / "a.json").write_bytes(b"a")
+    assert sorted(flushed[:2]) == ["new", tmp_path.name]  # the folders that were made hold their names
+    assert sorted(flushed[2:5]) == ["SHA256SUMS", "a.json", "sealed.partial"]
+    assert flushed[5:] == ["renamed", "new"]
 
 
 KILLED = """

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from shared import ngrams
+
 config = import_module("04_gpt2.config")
 data = import_module("04_gpt2.data")
 loader = import_module("04_gpt2.loader")
@@ -247,6 +249,66 @@ def test_the_first_line_says_what_why_where_how_long_and_how_else(tmp_path, caps
     assert first.startswith("preset debug (asked for): 42,880 parameters on cpu")
     assert "20 steps of 512 tokens, about " in first and "choose otherwise with --preset" in first
     assert last == f'let it write: python -m 04_gpt2.generate --checkpoint {tmp_path / "run"} --prompt "ROMEO:"'
+
+
+def test_samples_of_a_text_without_lines_begin_with_its_first_token():
+    text = "to be or not to be " * 200
+    for content, first in ((text, "to"), (text + "\n" + text, "\n")):
+        prepared = data.prepare(content, "bpe", 280)
+        assert prepared.tokenizer.decode(train.opening(prepared)) == first
+
+
+@pytest.mark.parametrize(
+    ("argv", "folder"),
+    [
+        ([], "shakespeare"),
+        (["--data", "my texts/Faust.v2.txt"], "Faust.v2"),
+        (["--preset", "debug"], "debug"),
+        (["--data", "a.txt", "--run", "here"], "here"),
+    ],
+)
+def test_the_folder_is_named_after_the_preset_or_the_users_text(argv, folder):
+    config, _ = train.configure([*argv, "--device", "cpu"])
+    assert config.run in (f"runs/{folder}", folder)
+
+
+def test_the_end_holds_the_result_against_counting(tmp_path, capsys, monkeypatch):
+    text = "".join(f"{n} times {n} is {n * n}.\n" for n in range(3000))
+    (tmp_path / "text.txt").write_text(text)
+    argv = ["--preset", "debug", "--data", str(tmp_path / "text.txt"), "--run", str(tmp_path / "run"), "--overwrite"]
+    assert train.main(argv) == 0
+    train_part, val_part = (part.encode() for part in data.split(text))
+    counted = ngrams.bits_per_byte(train_part, val_part)
+    end = metrics(tmp_path / "run")[-1]
+    assert end["counting_bits_per_byte"] == pytest.approx(counted)
+    assert (
+        f"counting 5-grams of bytes: {end['counting_loss']:.3f} nats per token, {counted:.3f} bits per byte; counting is "
+        in (capsys.readouterr().out)
+    )
+    monkeypatch.setattr(ngrams, "bits_per_byte", lambda *_: 9.0)
+    assert train.main(argv) == 0
+    assert "9.000 bits per byte; the model is better" in capsys.readouterr().out
+    monkeypatch.setattr(train, "COUNTED", len(text.encode()) - 1)
+    assert train.main(argv) == 0
+    assert "counting" not in capsys.readouterr().out and "counting_loss" not in metrics(tmp_path / "run")[-1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("moment", ["prepare", "score"])
+def test_sigterm_outside_the_steps_is_answered_too(tmp_path, monkeypatch, capsys, moment):
+    """While the text is prepared the command ends at once; while the last validation runs it is saved first."""
+    calls, original = [], getattr(train, moment)
+
+    def terminated(*arguments):
+        calls.append(moment)
+        if moment == "prepare" or len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*arguments)
+
+    monkeypatch.setattr(train, moment, terminated)
+    assert train.main(["--preset", "debug", "--run", str(tmp_path / "run"), "-q"]) == 143
+    assert (tmp_path / "run" / "checkpoints" / "step-000020").exists() == (moment == "score")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_nothing_is_printed_when_quiet(tmp_path, capsys):

@@ -87,8 +87,9 @@ def test_a_command_answers_with_a_status_and_a_sentence(capsys, error, status, s
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_noted_and_the_second_is_as_always(capfd, number):
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_the_first_signal_is_noted_and_the_second_is_as_always(capfd, name):
+    number = getattr(signal, name)
     before = signal.getsignal(number)
     with stop_between_steps() as stop_asked:
         assert stop_asked() == 0
@@ -96,6 +97,28 @@ def test_the_first_signal_is_noted_and_the_second_is_as_always(capfd, number):
         assert stop_asked() == number and signal.getsignal(number) == before
     assert signal.getsignal(number) == before
     assert capfd.readouterr().err.startswith("\nfinishing this step")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_a_signal_that_is_to_be_ignored_stays_ignored():
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_between_steps() as stop_asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop_asked() == 0
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends no such signals")
+def test_sigterm_is_answered_like_ctrl_c(capsys):
+    @command
+    def main(argv):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    assert main([]) == 143
+    assert capsys.readouterr().err == "stopped\n" and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_reader_that_leaves_ends_the_command_without_a_word():

@@ -1,7 +1,7 @@
 """Counting by array against counting by hand, and the figure that the project's models are held against."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.corpora import tinyshakespeare
@@ -25,6 +25,7 @@ def test_probabilities_equal_a_count_by_hand(train, text, order):
     assert probabilities(train, text, order) == pytest.approx(expected, rel=1e-12)
 
 
+@settings(max_examples=20)
 @given(train=FEW_LETTERS, context=FEW_LETTERS)
 def test_the_probabilities_of_all_bytes_add_up_to_one(train, context):
     assert sum(probabilities(train, context + bytes([byte]))[-1] for byte in range(256)) == pytest.approx(1)
