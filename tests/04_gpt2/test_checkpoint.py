@@ -4,8 +4,8 @@ import json
 import pickle
 import random
 import shutil
-import subprocess
 import sys
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 
@@ -259,35 +259,37 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000003"]
 
 
-FULL_DISK = """
-import json, os, sys
-from importlib import import_module
-train = import_module("04_gpt2.train")
-checkpoint = import_module("04_gpt2.checkpoint")
-limit, save = int(sys.argv[1]), checkpoint.save
-def save_on_a_full_disk(config, step, *rest):
-    if step == 20:
-        import resource
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond it
-    save(config, step, *rest)
-checkpoint.save = save_on_a_full_disk
-sys.exit(train.main(["--preset", "debug", "--run", sys.argv[2], "-q"]))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_FSIZE")
 @pytest.mark.parametrize("limit", [100, 170_000, 300_000])
-def test_a_disk_that_is_full_while_saving_leaves_the_last_checkpoint_whole_and_says_so(tmp_path, limit):
-    """The system refuses to write beyond `limit` bytes from the last checkpoint of a run on."""
-    folder = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(limit), str(folder)], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: the checkpoint after step 20 could not be saved: ")
-    assert f"File too large (os error 27); the last checkpoint is {folder}/checkpoints/step-000010; " in done.stderr.replace(
-        "[Errno 27] File too large", "File too large (os error 27)"
-    )
-    assert [path.name for path in checkpoint.checkpoints(folder)] == ["step-000000", "step-000010"]
+def test_a_disk_that_is_full_while_saving_leaves_the_last_checkpoint_whole_and_says_so(tmp_path, monkeypatch, capsys, limit):
+    """While the last checkpoint of a run is saved, the system refuses to write beyond `limit` bytes of a file."""
+    folder, train, save = tmp_path / "run", import_module("04_gpt2.train"), checkpoint.save
+
+    def save_on_a_full_disk(settings, step, *rest):
+        with no_file_beyond(limit) if step == 20 else nullcontext():
+            save(settings, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", save_on_a_full_disk)
+    argv = ["--preset", "debug", "--run", str(folder), "-q", "--resume"]
+    assert train.main(argv) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the checkpoint after step 20 could not be saved: ") and said.count("\n") == 1
+    assert "File too large" in said and f"the last checkpoint is {folder}/checkpoints/step-000010; when that is" in said
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000", "step-000010"]
     for path in checkpoint.checkpoints(folder):
         sealed.verify(path, FILES)
-    argv = ["--preset", "debug", "--run", str(folder), "-q", "--resume"]
-    assert import_module("04_gpt2.train").main(argv) == 0  # once there is room again
+    monkeypatch.undo()
+    assert train.main(argv) == 0  # once there is room again
+
+
+@contextmanager
+def no_file_beyond(limit):
+    """The operating system refuses to let a file of this process grow beyond `limit` bytes, as a full disk would."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

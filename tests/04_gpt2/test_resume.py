@@ -1,6 +1,7 @@
 """A run that is stopped by whatever means, at whatever moment, and continued ends as if nothing had happened."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -74,7 +75,7 @@ def run_until_stopped(folder, flags, by, after):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(("steps", "eval_every"), [(60, 1), (200, 50)], ids=["saving at every step", "saving seldom"])
+@pytest.mark.parametrize(("steps", "eval_every"), [(36, 1), (150, 50)], ids=["saving at every step", "saving seldom"])
 def test_a_run_that_is_killed_at_random_moments_ends_like_one_that_never_stopped(tmp_path, text, steps, eval_every):
     """The first kill comes before the second checkpoint; the moments leave room for a machine many times as fast."""
     flags = ["--preset", "debug", "--data", str(text), "--vocab-size", "300", "--dropout", "0.2", "--eval-tokens", "64"]
@@ -283,22 +284,26 @@ def test_two_processes_do_not_train_in_one_folder(stopped, short, capsys):
     assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 0
 
 
-FULL_DISK = """
-import resource, sys
-from importlib import import_module
-limit = int(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file may grow beyond it
-sys.exit(import_module("04_gpt2.train").main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_FSIZE")
-def test_a_disk_that_fills_up_while_logging_stops_the_run_with_one_sentence_and_loses_nothing(tmp_path, text):
-    flags = ["--preset", "debug", "--data", str(text), "--steps", "4000", "--eval-every", "5", "--n-embd", "2"]
-    flags += ["--eval-tokens", "64", "--vocab-size", "257", "--run", str(tmp_path / "run"), "-q"]
-    done = subprocess.run([sys.executable, "-c", FULL_DISK, "20000", *flags], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    last = checkpoint.checkpoints(tmp_path / "run")[-1]
-    assert done.stderr.startswith(f"error: {tmp_path / 'run'}/") and "cannot be written: File too large" in done.stderr
-    assert f"the last checkpoint is {last}; when that is put right, --resume goes on" in done.stderr
-    assert json.loads((last / "state.json").read_text())["step"] > 20
+def test_a_disk_that_fills_up_while_logging_stops_the_run_with_one_sentence_and_loses_nothing(stopped, short, capsys):
+    """The system cuts the line of step 10 in two."""
+    import resource
+
+    size, before = (stopped / "metrics.jsonl").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = shutil.copytree(stopped, stopped.with_name("whole"))
+    noted = json.loads((stopped / "checkpoints" / "step-000008" / "state.json").read_text())["notes"]["metrics.jsonl"]
+    assert train.main([*short, "--run", str(whole), "-q", "--resume"]) == 0
+    resource.setrlimit(resource.RLIMIT_FSIZE, (noted + 200, before[1]))
+    try:
+        os.truncate(stopped / "metrics.jsonl", noted)
+        assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert size > noted + 200 == (stopped / "metrics.jsonl").stat().st_size
+    last = stopped / "checkpoints" / "step-000008"
+    assert capsys.readouterr().err == (
+        f"error: {stopped / 'metrics.jsonl'} cannot be written: File too large; the last checkpoint is {last}; "
+        f"when that is put right, --resume goes on\n"
+    )
+    assert train.main([*short, "--run", str(stopped), "-q", "--resume"]) == 0
+    assert_same_run(stopped, whole)
