@@ -1,0 +1,236 @@
+"""A number that remembers how it was computed, and therefore how it depends on every number it was computed from.
+
+This is the whole of reverse-mode automatic differentiation, what `loss.backward()` does in PyTorch, on single numbers instead
+of tensors. The names are PyTorch's. First file of the stage; `nn.py` builds networks from it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import count
+from operator import attrgetter, mul
+
+_births = count()
+_age = attrgetter("born")
+
+
+class Value:
+    """A number in a graph of computations.
+
+    data    the number
+    grad    after `z.backward()`: how fast z changes with this number, dz/d(self)
+    op      the operation that made it, empty for a number that was simply given
+    born    its place in the order in which all values were made: a result is always younger than what it was made from
+
+    A result remembers up to two values that it was made from, its parents, and with each its *local derivative*: how fast the
+    result changes with that parent alone. The chain rule needs nothing else. Plain numbers on either side are constants: they
+    take part in the arithmetic and are not in the graph.
+    """
+
+    __array_ufunc__ = None  # NumPy's numbers leave `number * value` to the value
+    __slots__ = ("born", "data", "first", "grad", "op", "second", "slope_first", "slope_second")
+
+    def __init__(
+        self,
+        data: float,
+        op: str = "",
+        first: "Value | None" = None,
+        slope_first: float = 0.0,
+        second: "Value | None" = None,
+        slope_second: float = 0.0,
+    ):
+        self.data = float(data)
+        self.grad = 0.0
+        self.op = op
+        self.born = next(_births)
+        self.first, self.slope_first = first, slope_first
+        self.second, self.slope_second = second, slope_second
+
+    def __repr__(self) -> str:
+        return f"Value(data={self.data:.6g}, grad={self.grad:.6g})"
+
+    @property
+    def parents(self) -> "tuple[Value, ...]":
+        """The values that this one was made from."""
+        if self.second is not None:
+            return self.first, self.second  # pyright: ignore[reportReturnType]
+        return () if self.first is None else (self.first,)
+
+    def __add__(self, other: "Value | float") -> "Value":
+        if isinstance(other, Value):
+            return Value(self.data + other.data, "+", self, 1.0, other, 1.0)
+        if isinstance(other, (int, float)):
+            return Value(self.data + other, f"+ {other:g}", self, 1.0)
+        return NotImplemented
+
+    def __mul__(self, other: "Value | float") -> "Value":
+        if isinstance(other, Value):
+            return Value(self.data * other.data, "*", self, other.data, other, self.data)
+        if isinstance(other, (int, float)):
+            return Value(self.data * other, f"* {other:g}", self, other)
+        return NotImplemented
+
+    def __sub__(self, other: "Value | float") -> "Value":
+        if isinstance(other, Value):
+            return Value(self.data - other.data, "-", self, 1.0, other, -1.0)
+        if isinstance(other, (int, float)):
+            return Value(self.data - other, f"- {other:g}", self, 1.0)
+        return NotImplemented
+
+    def __truediv__(self, other: "Value | float") -> "Value":
+        if isinstance(other, Value):
+            quotient = _divide(self.data, other.data)
+            return Value(quotient, "/", self, 1 / other.data, other, -quotient / other.data)
+        if isinstance(other, (int, float)):
+            return Value(_divide(self.data, other), f"/ {other:g}", self, 1 / other)
+        return NotImplemented
+
+    def __pow__(self, other: "Value | float") -> "Value":
+        if isinstance(other, Value):
+            power = _power(self.data, other.data)
+            slope_self, slope_other = _power_slope(self.data, other.data), _exponent_slope(self.data, other.data, power)
+            return Value(power, "**", self, slope_self, other, slope_other)
+        if isinstance(other, (int, float)):
+            return Value(_power(self.data, other), f"** {other:g}", self, _power_slope(self.data, other))
+        return NotImplemented
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __neg__(self) -> "Value":
+        return Value(-self.data, "-", self, -1.0)
+
+    def __rsub__(self, other: float) -> "Value":
+        if isinstance(other, (int, float)):
+            return Value(other - self.data, f"{other:g} -", self, -1.0)
+        return NotImplemented
+
+    def __rtruediv__(self, other: float) -> "Value":
+        if isinstance(other, (int, float)):
+            quotient = _divide(other, self.data)
+            return Value(quotient, f"{other:g} /", self, -quotient / self.data)
+        return NotImplemented
+
+    def __rpow__(self, other: float) -> "Value":
+        if isinstance(other, (int, float)):
+            power = _power(other, self.data)
+            return Value(power, f"{other:g} **", self, _exponent_slope(other, self.data, power))
+        return NotImplemented
+
+    def exp(self) -> "Value":
+        """e to the power of the value. Raises OverflowError beyond about 709."""
+        power = _or_overflow(math.exp, self.data)
+        return Value(power, "exp", self, power)
+
+    def log(self) -> "Value":
+        """Natural logarithm. Raises ValueError if the value is not above 0."""
+        if self.data <= 0:
+            raise ValueError(f"log of {self.data}: only numbers above 0 have a logarithm")
+        return Value(math.log(self.data), "log", self, 1 / self.data)
+
+    def tanh(self) -> "Value":
+        """Hyperbolic tangent: squashes into -1 to 1."""
+        t = math.tanh(self.data)
+        return Value(t, "tanh", self, 1 - t * t)
+
+    def sigmoid(self) -> "Value":
+        """1 / (1 + exp(-x)): squashes into 0 to 1."""
+        small = math.exp(-abs(self.data))  # at most 1, so nothing overflows
+        s = 1 / (1 + small) if self.data >= 0 else small / (1 + small)
+        return Value(s, "sigmoid", self, s * (1 - s))
+
+    def relu(self) -> "Value":
+        """The value where it is positive, else 0; its derivative at 0 is taken as 0, as in PyTorch."""
+        return Value(self.data, "relu", self, 1.0) if self.data > 0 else Value(0.0, "relu", self, 0.0)
+
+    def backward(self) -> None:
+        """Set the gradients of everything that this value was computed from.
+
+        Gradients of given numbers (leaves) add up over several calls, as in PyTorch, until somebody sets them to 0; those of
+        results are of the last call. Visits each value once, the youngest first: then every value that it went into has
+        already passed its share on.
+        """
+        graph: set[Value] = {self}
+        to_visit: list[Value] = [self]
+        while to_visit:
+            for parent in to_visit.pop().parents:
+                if parent not in graph:
+                    graph.add(parent)
+                    if parent.op:
+                        parent.grad = 0.0
+                        to_visit.append(parent)
+        self.grad = 1.0 if self.op else self.grad + 1.0
+        for value in sorted(graph, key=_age, reverse=True):
+            value._pass_on()
+
+    def _pass_on(self) -> None:
+        """The chain rule: a parent's gradient grows by its local derivative times the gradient of the result."""
+        if self.first is not None:
+            self.first.grad += self.slope_first * self.grad
+        if self.second is not None:
+            self.second.grad += self.slope_second * self.grad
+
+
+class _Dot(Value):
+    """A result with any number of parents."""
+
+    __slots__ = ("inputs", "slopes")
+
+    def __init__(self, data: float, inputs: "tuple[Value, ...]", slopes: tuple[float, ...]):
+        super().__init__(data, "dot")
+        self.inputs, self.slopes = inputs, slopes
+
+    @property
+    def parents(self) -> "tuple[Value, ...]":
+        return self.inputs
+
+    def _pass_on(self) -> None:
+        grad = self.grad
+        for parent, slope in zip(self.inputs, self.slopes, strict=True):
+            parent.grad += slope * grad
+
+
+def dot(weights: "Sequence[Value]", inputs: "Sequence[Value | float]") -> Value:
+    """weights[0] * inputs[0] + weights[1] * inputs[1] + … as one node in place of 2n - 1.
+
+    A node may be as large as you like, as long as it knows its local derivatives; a tensor operation is such a node. Raises
+    ValueError if there are not as many weights as inputs.
+    """
+    if len(weights) != len(inputs):
+        raise ValueError(f"{len(weights)} weights cannot be multiplied with {len(inputs)} inputs; as many are expected")
+    values = [x if isinstance(x, Value) else Value(x) for x in inputs]
+    ws, xs = [w.data for w in weights], [x.data for x in values]
+    return _Dot(sum(map(mul, ws, xs)), (*weights, *values), (*xs, *ws))
+
+
+def _divide(a: float, b: float) -> float:
+    if b == 0:
+        raise ZeroDivisionError(f"{a} / {b}: division by zero")
+    return a / b
+
+
+def _power(a: float, b: float) -> float:
+    if a == 0 and b < 0:
+        raise ZeroDivisionError(f"{a} ** {b}: zero has no negative powers")
+    if a < 0 and b != int(b):
+        raise ValueError(f"({a}) ** {b}: a negative number has whole powers only")
+    return _or_overflow(lambda x: x**b, a, f"** {b}")
+
+
+def _power_slope(a: float, b: float) -> float:
+    """d(a ** b)/da"""
+    if a == 0 and b < 1:
+        return math.inf if b else 0.0
+    return b * a ** (b - 1)
+
+
+def _exponent_slope(a: float, b: float, power: float) -> float:
+    """d(a ** b)/db, where `power` is a ** b"""
+    if a < 0:
+        raise ValueError(f"({a}) ** Value({b}): a negative number to a power that varies has no derivative")
+    return power * math.log(a) if a > 0 else 0.0
+
+
+def _or_overflow(f: Callable[[float], float], x: float, name: str = "exp") -> float:
+    try:
+        return f(x)
+    except OverflowError:
+        raise OverflowError(f"{x} {name}: the result is too large for a float") from None
