@@ -115,7 +115,7 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise RunError(
                 f"loss {loss}, gradient norm {grad_norm} at step {step + 1}: the run stops, {newest_in_words(run.folder)}; "
-                f"try a lower --lr or a longer --warmup-steps"
+                f"begin another with a lower --lr or a longer --warmup-steps"
             )
         optimizer.step()
         optimizer.zero_grad()
@@ -159,7 +159,7 @@ def validate_and_save(job: Job, step: int) -> None:
     if not math.isfinite(result.nats_per_token):
         raise RunError(
             f"validation loss {result.nats_per_token} after step {step}: the run stops, {newest_in_words(run.folder)}; "
-            f"try a lower --lr or a longer --warmup-steps"
+            f"begin another with a lower --lr or a longer --warmup-steps"
         )
     [written] = sample(model, [opening(data)], data.tokenizer, SHORT_SAMPLE, config.seed)
     run.validation(step, result, data.tokenizer.decode(written))
