@@ -98,9 +98,10 @@ def training_step(make: Any, weighted_sum: Any, points: list[tuple[list[Any], in
 
     def step() -> Any:
         loss = make(0.0)
-        for values, label in points:
+        for point, label in points:
+            values = [make(x) for x in point]
             for i, layer in enumerate(layers):
-                sums = [weighted_sum(weights, values) + bias for weights, bias in layer]
+                sums = [weighted_sum(weights, values, bias) for weights, bias in layer]
                 values = sums if i == len(layers) - 1 else [s.relu() for s in sums]
             [score] = values
             loss = loss + (score * -label + 1.0).relu()

@@ -55,6 +55,11 @@ class Value:
             return self.first, self.second  # pyright: ignore[reportReturnType]
         return () if self.first is None else (self.first,)
 
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """For each parent its local derivative, d(self)/d(parent)."""
+        return (self.slope_first, self.slope_second)[: len(self.parents)]
+
     def __add__(self, other: "Value | float") -> "Value":
         if isinstance(other, Value):
             return Value(self.data + other.data, "+", self, 1.0, other, 1.0)
@@ -139,7 +144,7 @@ class Value:
 
     def relu(self) -> "Value":
         """The value where it is positive, else 0; its derivative at 0 is taken as 0, as in PyTorch."""
-        return Value(self.data, "relu", self, 1.0) if self.data > 0 else Value(0.0, "relu", self, 0.0)
+        return Value(0.0, "relu", self, 0.0) if self.data <= 0 else Value(self.data, "relu", self, 1.0)
 
     def backward(self) -> None:
         """Set the gradients of everything that this value was computed from.
@@ -148,18 +153,26 @@ class Value:
         results are of the last call. Visits each value once, the youngest first: then every value that it went into has
         already passed its share on.
         """
-        graph: set[Value] = {self}
+        known: set[Value] = {self}
         to_visit: list[Value] = [self]
+        results: list[Value] = []
         while to_visit:
-            for parent in to_visit.pop().parents:
-                if parent not in graph:
-                    graph.add(parent)
-                    if parent.op:
-                        parent.grad = 0.0
-                        to_visit.append(parent)
+            value = to_visit.pop()
+            results.append(value)
+            value._find_results(known, to_visit)
         self.grad = 1.0 if self.op else self.grad + 1.0
-        for value in sorted(graph, key=_age, reverse=True):
+        results.sort(key=_age, reverse=True)
+        for value in results:
             value._pass_on()
+
+    def _find_results(self, known: "set[Value]", to_visit: "list[Value]") -> None:
+        """Add the parents that are not known yet; those that are results themselves are still to be visited."""
+        for parent in (self.first, self.second):
+            if parent is not None and parent not in known:
+                known.add(parent)
+                if parent.op:
+                    parent.grad = 0.0
+                    to_visit.append(parent)
 
     def _pass_on(self) -> None:
         """The chain rule: a parent's gradient grows by its local derivative times the gradient of the result."""
@@ -172,33 +185,54 @@ class Value:
 class _Dot(Value):
     """A result with any number of parents."""
 
-    __slots__ = ("inputs", "slopes")
+    __slots__ = ("all_parents", "all_slopes")
 
-    def __init__(self, data: float, inputs: "tuple[Value, ...]", slopes: tuple[float, ...]):
-        super().__init__(data, "dot")
-        self.inputs, self.slopes = inputs, slopes
+    def __init__(self, data: float, parents: tuple[Value, ...], slopes: tuple[float, ...]):
+        self.data = data
+        self.grad = 0.0
+        self.op = "dot"
+        self.born = next(_births)
+        self.all_parents = parents
+        self.all_slopes = slopes
 
     @property
-    def parents(self) -> "tuple[Value, ...]":
-        return self.inputs
+    def parents(self) -> tuple[Value, ...]:
+        return self.all_parents
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        return self.all_slopes
+
+    def _find_results(self, known: set[Value], to_visit: list[Value]) -> None:
+        if not known.issuperset(self.all_parents):
+            for parent in self.all_parents:
+                if parent not in known:
+                    known.add(parent)
+                    if parent.op:
+                        parent.grad = 0.0
+                        to_visit.append(parent)
 
     def _pass_on(self) -> None:
         grad = self.grad
-        for parent, slope in zip(self.inputs, self.slopes, strict=True):
-            parent.grad += slope * grad
+        if grad:  # half of all neurons stand before a relu that is shut
+            for parent, slope in zip(self.all_parents, self.all_slopes, strict=True):
+                parent.grad += slope * grad
 
 
-def dot(weights: "Sequence[Value]", inputs: "Sequence[Value | float]") -> Value:
-    """weights[0] * inputs[0] + weights[1] * inputs[1] + … as one node in place of 2n - 1.
+def dot(weights: Sequence[Value], inputs: Sequence[Value], bias: Value) -> Value:
+    """weights[0] * inputs[0] + weights[1] * inputs[1] + … + bias as one node in place of 2n.
 
     A node may be as large as you like, as long as it knows its local derivatives; a tensor operation is such a node. Raises
-    ValueError if there are not as many weights as inputs.
+    ValueError if there are not as many weights as inputs, TypeError if there are plain numbers among them.
     """
     if len(weights) != len(inputs):
         raise ValueError(f"{len(weights)} weights cannot be multiplied with {len(inputs)} inputs; as many are expected")
-    values = [x if isinstance(x, Value) else Value(x) for x in inputs]
-    ws, xs = [w.data for w in weights], [x.data for x in values]
-    return _Dot(sum(map(mul, ws, xs)), (*weights, *values), (*xs, *ws))
+    try:
+        ws, xs = [w.data for w in weights], [x.data for x in inputs]
+        total = sum(map(mul, ws, xs), bias.data)
+    except (AttributeError, TypeError):
+        raise TypeError("dot takes values only; Value(x) makes one of a plain number") from None
+    return _Dot(total, (*weights, *inputs, bias), (*xs, *ws, 1.0))
 
 
 def _divide(a: float, b: float) -> float:

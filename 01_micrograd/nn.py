@@ -8,18 +8,23 @@ from itertools import pairwise
 from .engine import Value, dot
 
 Number = Value | float
-WeightedSum = Callable[[Sequence[Value], Sequence[Number]], Value]
+WeightedSum = Callable[[Sequence[Value], Sequence[Value], Value], Value]
 
 # How much a layer's weights must grow so that what goes through keeps its spread (PyTorch's `nn.init.calculate_gain`).
 GAIN = {"tanh": 5 / 3, "relu": math.sqrt(2), "linear": 1.0}
 
 
-def plain_sum(weights: Sequence[Value], inputs: Sequence[Number]) -> Value:
-    """What `dot` computes, one multiplication and one addition at a time: 2n - 1 nodes."""
-    total = weights[0] * inputs[0]
-    for w, x in zip(weights[1:], inputs[1:], strict=True):
+def plain_sum(weights: Sequence[Value], inputs: Sequence[Value], bias: Value) -> Value:
+    """What `dot` computes, one multiplication and one addition at a time: 2n nodes."""
+    total = bias
+    for w, x in zip(weights, inputs, strict=True):
         total = total + w * x
     return total
+
+
+def as_values(numbers: Sequence[Number]) -> list[Value]:
+    """Values as they are, plain numbers as new values."""
+    return [x if isinstance(x, Value) else Value(x) for x in numbers]
 
 
 class Neuron:
@@ -41,7 +46,7 @@ class Neuron:
         """The neuron's answer. Raises ValueError if there are not as many inputs as weights."""
         if len(inputs) != len(self.weights):
             raise ValueError(f"{len(inputs)} inputs for a neuron with {len(self.weights)} weights; as many are expected")
-        total = self.weighted_sum(self.weights, inputs) + self.bias
+        total = self.weighted_sum(self.weights, as_values(inputs), self.bias)
         return total if self.activation == "linear" else getattr(total, self.activation)()
 
     def parameters(self) -> list[Value]:
@@ -57,7 +62,8 @@ class Layer:
 
     def __call__(self, inputs: Sequence[Number]) -> list[Value]:
         """One answer a neuron."""
-        return [neuron(inputs) for neuron in self.neurons]
+        values = as_values(inputs)  # made once, for all neurons
+        return [neuron(values) for neuron in self.neurons]
 
     def parameters(self) -> list[Value]:
         """Those of all neurons."""
@@ -82,10 +88,10 @@ class MLP:
 
     def __call__(self, inputs: Sequence[Number]) -> list[Value]:
         """The last layer's answers."""
-        values: Sequence[Number] = inputs
+        values = as_values(inputs)
         for layer in self.layers:
             values = layer(values)
-        return list(values)  # pyright: ignore[reportReturnType]
+        return values
 
     def parameters(self) -> list[Value]:
         """Those of all layers, first to last."""

@@ -9,7 +9,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 engine = import_module("01_micrograd.engine")
@@ -153,26 +153,29 @@ def test_a_second_backward_adds_to_the_leaves_only():
     assert x.grad == 49.0  # a leaf depends on itself
 
 
-@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.booleans()), min_size=1, max_size=20))
-def test_dot_is_the_sum_of_products(terms):
-    def leaves():
-        return [Value(w) for w, _, _ in terms], [Value(x) if is_value else x for _, x, is_value in terms]
-
-    (weights, inputs), (plain_weights, plain_inputs) = leaves(), leaves()
-    result = dot(weights, inputs)
-    result.tanh().backward()
-    plain = sum((w * x for w, x in zip(plain_weights, plain_inputs, strict=True)), Value(0.0))
-    plain.tanh().backward()
-    assert result.data == pytest.approx(plain.data, abs=1e-12)
-    for mine, other in zip([*weights, *inputs], [*plain_weights, *plain_inputs], strict=True):
-        if isinstance(mine, Value):
-            assert mine.grad == pytest.approx(other.grad, abs=1e-12)
+@given(
+    st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), max_size=20),
+    st.floats(-3, 3),
+    st.sampled_from(["tanh", "relu", "exp"]),
+)
+def test_dot_is_the_sum_of_products_and_bias(terms, b, activation):
+    w, x = (torch.tensor([term[i] for term in terms], dtype=torch.float64, requires_grad=True) for i in (0, 1))
+    bias = torch.tensor(b, dtype=torch.float64, requires_grad=True)
+    weights, inputs, my_bias = [Value(t[0]) for t in terms], [Value(t[1]) for t in terms], Value(b)
+    result = dot(weights, inputs, my_bias)
+    expected = w @ x + bias
+    assert result.data == pytest.approx(expected.item(), abs=1e-12)
+    assume(abs(result.data) > 1e-9)  # on the edge of relu rounding decides
+    getattr(result, activation)().backward()
+    getattr(expected, activation)().backward()
+    gradients = [*w.grad.tolist(), *x.grad.tolist(), bias.grad.item()]
+    assert [v.grad for v in (*weights, *inputs, my_bias)] == pytest.approx(gradients, rel=1e-12, abs=1e-12)
 
 
 def test_a_value_used_twice_in_a_dot_gets_both_shares():
     a = Value(3.0)
-    dot([a, a], [a, 2.0]).backward()
-    assert a.grad == 2 * 3.0 + 2.0
+    dot([a, a], [a, Value(2.0)], a).backward()
+    assert a.grad == 2 * 3.0 + 2.0 + 1.0
 
 
 def test_a_million_operations_neither_recurse_nor_leave_anything_behind():
@@ -221,7 +224,10 @@ def test_what_is_no_number_is_refused_by_python():
         (lambda: Value(-2) ** Value(2), ValueError, r"\(-2\.0\) \*\* Value\(2\.0\): .* has no derivative"),
         (lambda: Value(1000).exp(), OverflowError, r"1000\.0 exp: the result is too large"),
         (lambda: Value(1e200) ** 2, OverflowError, r"1e\+200 \*\* 2: the result is too large"),
-        (lambda: dot([Value(1)], [1, 2]), ValueError, "1 weights cannot be multiplied with 2 inputs"),
+        (lambda: dot([Value(1)], [Value(1), Value(2)], Value(0)), ValueError, "1 weights cannot be multiplied with 2 inputs"),
+        (lambda: dot([Value(1)], [2.0], Value(0)), TypeError, "dot takes values only"),
+        (lambda: dot([Value(1)], [np.float64(2)], Value(0)), TypeError, "dot takes values only"),
+        (lambda: dot([Value(1)], [Value(2)], 0.0), TypeError, "dot takes values only"),
     ],
 )
 def test_operations_outside_their_domain_name_themselves_and_the_value(compute, kind, message):
