@@ -67,12 +67,13 @@ def parse(
     prog: str,
     description: str,
     examples: Sequence[str],
-    positional: str | None = None,
+    positional: str = "",
 ) -> Config:
     """`defaults` with the fields that `argv` names as flags (`--n-layer 6`) replaced; nested dataclasses are flattened.
 
     A field is declared as `name: Annotated[type, "help text"] = default` with type int, float, str, bool, a Literal of
-    strings, or one of these with None. The field called `positional`, a Literal, is given without its name and must be.
+    strings, or one of these with None. The fields named in `positional` ("what path"), each a Literal or a str, are given
+    without their names, in the fields' order, and must be.
     Raises UsageError for anything it does not understand.
     """
     parser = _Parser(
@@ -85,8 +86,8 @@ def parse(
     )
     for name, kind, help_text, default in _leaves(defaults):
         flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default!r})".replace("%", "%%")
-        if name == positional:
-            parser.add_argument(name, choices=get_args(kind), help=help_text)
+        if name in positional.split():
+            parser.add_argument(name, choices=get_args(kind) or None, help=help_text)
         elif kind is bool:
             short = ["-q"] if name == "quiet" else []
             parser.add_argument(*short, flag, action="store_true", help=shown)

@@ -69,6 +69,20 @@ def test_what_is_wrong_is_said_in_one_line(argv, message):
     assert "\n" not in str(caught.value)
 
 
+def test_positional_fields_are_given_without_their_names():
+    def given(*argv):
+        return parse(Outer(), argv, prog="prog", description="", examples=[], positional="name kind")
+
+    assert given("y", "b", "--rate", "1") == Outer("y", rate=1, kind="b")
+    for argv, message in (
+        (["y"], "the following arguments are required: kind;"),
+        (["y", "c"], "argument kind: invalid choice: 'c'"),
+        (["y", "b", "z"], "unrecognized arguments: z;"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            given(*argv)
+
+
 def test_first_values_ignore_all_but_the_flags_asked_for():
     assert first_values(["--steps", "3", "--preset=debug", "--other"], "prog", "preset", "data") == {"preset": "debug"}
 
