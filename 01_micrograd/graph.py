@@ -84,7 +84,7 @@ def _columns(values: list[Value]) -> tuple[list[list[Node]], Paths]:
     last = max(steps_to_result.values())
     columns: list[list[Node]] = [[] for _ in range(last + 1)]
     paths: Paths = {}
-    for value in values:
+    for value in reversed(values):  # the oldest on top, as far as nothing speaks against it
         columns[last - steps_to_result[value]].append(value)
         for parent in dict.fromkeys(value.parents):
             passed = range(last - steps_to_result[parent] + 1, last - steps_to_result[value])
@@ -105,7 +105,7 @@ def _heights(columns: list[list[Node]], paths: Paths) -> dict[Node, float]:
         for a, b in pairwise(path):
             neighbours[a][1].append(b)
             neighbours[b][0].append(a)
-    heights = {node: -float(i) for column in columns for i, node in enumerate(column)}  # the oldest on top
+    heights = {node: float(i) for column in columns for i, node in enumerate(column)}
     for sweep in range(SWEEPS):
         to_the_left = sweep % 2 == 0
         for column in reversed(columns) if to_the_left else columns:
