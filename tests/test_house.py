@@ -62,12 +62,25 @@ def test_files_can_be_read_in_one_sitting():
     assert not long
 
 
+def test_readme_names_every_notebook_and_only_files_that_exist():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\((?!https?://)([^)#]+)\)", readme))
+    assert all((ROOT / path).exists() for path in linked)
+    assert linked >= {str(path.relative_to(ROOT)) for path in ROOT.glob("[0-9][0-9]_*/*.ipynb")}
+
+
 def test_readme_names_only_commands_and_flags_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     used: dict[str, set[str]] = {}
-    for module, arguments in re.findall(r"python -m (04_gpt2\.\w+)(.*)", readme):
+    for module, arguments in re.findall(r"python -m ((?:\d\d_\w+|shared)\.\w+)(.*)", readme):
         used.setdefault(module, set()).update(re.findall(r"--[a-z-]+", arguments))
-    assert used.keys() >= {"04_gpt2.train", "04_gpt2.generate", "04_gpt2.benchmark"}
+    assert used.keys() >= {
+        "01_micrograd.benchmark",
+        "shared.workbook",
+        "04_gpt2.train",
+        "04_gpt2.generate",
+        "04_gpt2.benchmark",
+    }
     for module, flags in used.items():
         command = [sys.executable, "-m", module, "--help"]
         shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
