@@ -9,8 +9,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# From Okabe and Ito's colour-blind safe palette, in an order in which neighbours also differ in greyscale.
-BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+# From Okabe and Ito's colour-blind safe palette; curves also differ by marker or line, for greyscale.
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
 GREY = "#555555"
 
 STYLE: dict[Any, Any] = {

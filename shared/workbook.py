@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         WorkbookConfig(),
         argv,
         prog="python -m shared.workbook",
-        description="Lay out the notebooks without their solutions, and check the ones that you write.",
+        description="Lay out the notebooks without their solutions, and check the ones that you write and save.",
         examples=[
             "python -m shared.workbook make my-course",
             "python -m shared.workbook check my-course",
@@ -103,11 +103,17 @@ def check(path: Path, course: Sequence[Exercise]) -> bool:
             continue
         for exercise in group:
             print(f"{exercise.number} {exercise.title}: ", end="", flush=True)  # names an endless loop before it begins
-            own = [cell for cell in cells if re.match(rf"\s*# *exercise {re.escape(exercise.number)}\b", cell)]
+            first_lines = re.compile(rf"(\s*#.*\n)*?\s*# *exercise +{re.escape(exercise.number)}\b", re.IGNORECASE)
+            own = [cell for cell in cells if first_lines.match(cell)]
             if len(own) == 1:
-                verdict, below = attempt(replace(exercise, notebook=copy, imports=cells[0], cell=own[0]))
+                imports = "" if cells[0] == own[0] else _without_magics(cells[0])
+                learners = replace(exercise, notebook=copy, imports=imports, cell=own[0])
+                verdict, below = attempt(learners, before=exercise.imports)
+                if verdict == NOT_YET and own[0].strip() != blank(exercise.cell).strip():
+                    verdict = "not yet: the line that raises NotImplementedError is still there"
             else:
-                verdict, below = f'expected one cell that begins with "# {exercise.name}", found {len(own)}', ""
+                verdict = f'expected one cell that begins with "# {exercise.name}", found {len(own)}; put that line back'
+                below = ""
             print(verdict)
             print(textwrap.indent(below, "    "), end="", flush=True)
             solved[notebook.parent.name] += verdict == SOLVED
@@ -116,10 +122,15 @@ def check(path: Path, course: Sequence[Exercise]) -> bool:
     return solved.total() == len(chosen)
 
 
-def attempt(exercise: Exercise) -> tuple[str, str]:
-    """Run an exercise -> what came of it in one sentence, and what to show below that."""
+def attempt(exercise: Exercise, before: str = "") -> tuple[str, str]:
+    """Run an exercise, after what `before` says -> what came of it in one sentence, and what to show below that."""
     number = exercise.number
-    cells = {"imports": exercise.imports, f"exercise {number}": exercise.cell, f"check {number}": exercise.check}
+    cells = {
+        "the course's first cell": before,
+        "first cell": exercise.imports,
+        f"exercise {number}": exercise.cell,
+        f"check {number}": exercise.check,
+    }
     module = sys.modules["exercise"] = ModuleType("exercise")  # registered: dataclasses and pickle look classes up there
     module.__dict__["display"] = print  # which is what IPython's does outside of Jupyter
     printed = StringIO()
@@ -147,9 +158,14 @@ def _belonging(path: Path, course: Sequence[Exercise]) -> tuple[Path, list[Exerc
     else:
         folder, chosen = here.parent, [each for each in course if here.is_dir() and each.notebook.parent.name == here.name]
     if not chosen:
-        problem = "holds no exercises of the course" if here.exists() else "is not there"
+        problem = "holds no exercises under the course's names" if here.exists() else "is not there"
         raise UsageError(f"{path} {problem}; name a workbook's folder, one of its stages or one of its notebooks")
     return folder, chosen
+
+
+def _without_magics(source: str) -> str:
+    """Jupyter's own lines, `%matplotlib inline` and the like, mean nothing here; the others keep their numbers."""
+    return "\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines())
 
 
 def _learners_edition(path: Path) -> nbformat.NotebookNode:
@@ -177,6 +193,8 @@ def _told(error: BaseException, number: str, cells: set[str]) -> tuple[str, str]
             return verdict, _shortened("\n".join(message.splitlines()[1:]))
     else:
         verdict = f"raised {type(error).__name__}" + (f": {first_line(message)}" if message else "")
+        if isinstance(error, NameError):
+            verdict += "; only the notebook's first cell, the exercise and its check are run"
     return verdict, _shortened("".join(details.format(chain=False)))
 
 

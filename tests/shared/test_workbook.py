@@ -218,9 +218,9 @@ def test_a_stage_or_a_notebook_is_checked_alone(book, monkeypatch, capsys, cwd, 
     ("path", "problem"),
     [
         ("nowhere", "is not there"),
-        ("course/notes", "holds no exercises of the course"),
-        ("book/02_makemore/1_reading.ipynb", "holds no exercises of the course"),
-        ("book/.gitignore", "holds no exercises of the course"),
+        ("course/notes", "holds no exercises under the course's names"),
+        ("book/02_makemore/1_reading.ipynb", "holds no exercises under the course's names"),
+        ("book/.gitignore", "holds no exercises under the course's names"),
     ],
 )
 def test_a_path_that_is_no_workbook_is_wrong_use(book, tmp_path, monkeypatch, capsys, path, problem):
@@ -322,14 +322,16 @@ def test_lines_of_a_message_after_its_first_are_shown_below(book, course, capsys
 
 
 def test_a_cell_whose_first_line_was_changed_is_told(told):
-    expected = 'expected one cell that begins with "# exercise 01.1: the softplus", found 0'
+    expected = 'expected one cell that begins with "# exercise 01.1: the softplus", found 0; put that line back'
     assert told("# my softplus\ndef softplus(x):\n    return 1") == (expected, "")
 
 
 def test_a_cell_that_is_there_twice_is_told(book, capsys):
     solve(book / "01_micrograd/1_values.ipynb", "math.pi", "# exercise 01.1, second try")
     assert main(["check", str(book)]) == 1
-    said = '01.1 the softplus: expected one cell that begins with "# exercise 01.1: the softplus", found 2\n'
+    said = (
+        '01.1 the softplus: expected one cell that begins with "# exercise 01.1: the softplus", found 2; put that line back\n'
+    )
     assert capsys.readouterr().out.startswith(said)
 
 
@@ -368,7 +370,37 @@ def test_the_learners_own_imports_count_and_their_errors_are_told(book, capsys):
     assert main(["check", str(notebook)]) == 1
     report = capsys.readouterr().out
     assert "01.3 c: raised ModuleNotFoundError: No module named 'nonsense_that_is_not_installed'\n" in report
-    assert 'File "imports", line 2' in report
+    assert 'File "first cell", line 2' in report
+
+
+def test_a_cell_put_above_the_first_one_does_no_harm(book, capsys):
+    notebook = book / "01_micrograd/1_values.ipynb"
+    solve(notebook, "# exercise 01.1", SOFTPLUS)
+    for above in ("import sys", "%matplotlib inline\n!ls\nimport sys"):
+        content = nbformat.read(notebook, as_version=4)
+        content.cells.insert(0, new_code_cell(above))
+        nbformat.write(content, notebook)
+        main(["check", str(notebook)])
+        assert capsys.readouterr().out.startswith("01.1 the softplus: solved\n")
+
+
+@pytest.mark.parametrize(
+    "first_line", ["# Exercise 01.1", "#exercise  01.1: my own", "# attempt 3\n\n# exercise 01.1: the softplus"]
+)
+def test_an_exercise_is_found_by_its_number(book, capsys, first_line):
+    solve(
+        book / "01_micrograd/1_values.ipynb", "# exercise 01.1", SOFTPLUS.replace("# exercise 01.1: the softplus", first_line)
+    )
+    main(["check", str(book)])
+    assert capsys.readouterr().out.startswith("01.1 the softplus: solved\n")
+
+
+def test_a_line_that_still_raises_is_told_from_an_untouched_cell(book, capsys):
+    cell = BLANK_SOFTPLUS + "    return math.log(1 + math.exp(x))\n"
+    solve(book / "01_micrograd/1_values.ipynb", "# exercise 01.1", cell)
+    main(["check", str(book)])
+    still = "01.1 the softplus: not yet: the line that raises NotImplementedError is still there\n01.2 b: not yet\n"
+    assert capsys.readouterr().out.startswith(still)
 
 
 def test_exercises_do_not_see_each_others_names(book, capsys):
@@ -376,7 +408,7 @@ def test_exercises_do_not_see_each_others_names(book, capsys):
     solve(book / "01_micrograd/2_more.ipynb", "# exercise", "# exercise 01.3: c")
     main(["check", str(book / "01_micrograd")])
     report = capsys.readouterr().out
-    assert "01.2 b: solved\n01.3 c: raised NameError: name 'answer' is not defined\n" in report
+    assert "01.2 b: solved\n01.3 c: raised NameError: name 'answer' is not defined; only the notebook's first cell, " in report
 
 
 POINT = """# exercise 01.1: a class
