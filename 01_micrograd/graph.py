@@ -31,13 +31,17 @@ def draw(result: Value, /, **names: Value) -> Figure:
 
     Values can be given names: `draw(area, width=w, height=h)`. Given numbers are blue, results grey, the last one orange. The
     picture shows itself in a notebook; `draw(area).savefig("area.png")` makes it a file. Raises ValueError beyond 300 values,
-    which nobody could read; about 40 fit a screen.
+    which nobody could read, and for a name of a value that is not in the graph; about 40 values fit a screen.
     """
+    if not hasattr(result, "parents"):
+        raise TypeError(f"{result!r} is not a Value, so there is no graph to draw")
     values = values_of(result)
     if len(values) > MOST_VALUES:
         raise ValueError(
             f"the graph has {len(values):,} values, too many to read; draw a value made from at most {MOST_VALUES}"
         )
+    if missing := [name for name, value in names.items() if value not in values]:
+        raise ValueError(f"{missing[0]} is not in the graph of the value that is drawn; leave that name out")
     columns, paths = _columns(values)
     heights = _heights(columns, paths)
     low, high = min(heights.values()), max(heights.values())

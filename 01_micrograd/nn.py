@@ -37,6 +37,8 @@ class Neuron:
     def __init__(self, n_inputs: int, activation: str, rng: random.Random, weighted_sum: WeightedSum = dot):
         if activation not in GAIN:
             raise ValueError(f"activation is {activation!r}; one of {', '.join(GAIN)} is expected")
+        if n_inputs < 1:
+            raise ValueError(f"n_inputs is {n_inputs}; at least 1 is expected")
         spread = GAIN[activation] / math.sqrt(n_inputs)
         self.weights = [Value(rng.gauss(0, spread)) for _ in range(n_inputs)]
         self.bias = Value(0.0)
@@ -103,6 +105,10 @@ class Optimizer:
 
     def __init__(self, parameters: Iterable[Value], lr: float):
         self.parameters, self.lr = list(parameters), lr
+        if not self.parameters:
+            raise ValueError("there are no parameters to optimize; a model's parameters() are expected")
+        if not lr >= 0:  # nor is NaN
+            raise ValueError(f"lr is {lr}; a number of at least 0 is expected")
 
     def zero_grad(self) -> None:
         """Set all gradients to 0; without this, the next `backward` adds to them."""
@@ -115,6 +121,8 @@ class SGD(Optimizer):
 
     def __init__(self, parameters: Iterable[Value], lr: float, momentum: float = 0.0):
         super().__init__(parameters, lr)
+        if not momentum >= 0:
+            raise ValueError(f"momentum is {momentum}; a number of at least 0 is expected")
         self.momentum, self.velocities = momentum, [0.0] * len(self.parameters)
 
     def step(self) -> None:
@@ -131,6 +139,8 @@ class Adam(Optimizer):
         self, parameters: Iterable[Value], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ):
         super().__init__(parameters, lr)
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas is {betas}; two numbers of at least 0 and below 1 are expected")
         self.betas, self.eps, self.steps = betas, eps, 0
         self.means, self.squares = [0.0] * len(self.parameters), [0.0] * len(self.parameters)
 

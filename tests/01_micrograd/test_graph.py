@@ -89,6 +89,13 @@ def test_a_chain_as_long_as_allowed_is_drawn_and_a_longer_one_is_refused():
         graph.draw(value.tanh())
 
 
+def test_what_cannot_be_drawn_is_told():
+    with pytest.raises(TypeError, match=r"^3\.0 is not a Value, so there is no graph to draw$"):
+        graph.draw(3.0)
+    with pytest.raises(ValueError, match=r"^w is not in the graph of the value that is drawn; leave that name out$"):
+        graph.draw(Value(1.0) + 2, w=Value(2.0))
+
+
 def test_a_leaf_alone_and_a_wide_sum_are_drawn():
     assert len(boxes(graph.draw(Value(1.0)))) == 1
     wide = engine.dot([Value(i) for i in range(20)], [Value(1.0) for _ in range(20)], Value(0.0))

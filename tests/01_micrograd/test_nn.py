@@ -101,8 +101,14 @@ def test_a_gradient_that_is_not_forgotten_adds_up():
         (lambda: nn.MLP([2]), r"sizes is \[2\]; the number of inputs and of each layer's neurons"),
         (lambda: nn.MLP([2, 0, 1]), r"sizes is \[2, 0, 1\]"),
         (lambda: nn.MLP([2, 1, 1], "step"), "activation is 'step'; one of tanh, relu, linear"),
+        (lambda: nn.Neuron(0, "tanh", random.Random(1)), "n_inputs is 0; at least 1"),
+        (lambda: nn.SGD([], lr=0.1), "there are no parameters to optimize"),
+        (lambda: nn.SGD([engine.Value(1.0)], lr=-0.1), r"lr is -0\.1; a number of at least 0"),
+        (lambda: nn.SGD([engine.Value(1.0)], lr=math.nan), "lr is nan"),
+        (lambda: nn.SGD([engine.Value(1.0)], lr=0.1, momentum=-1), "momentum is -1; a number of at least 0"),
+        (lambda: nn.Adam([engine.Value(1.0)], betas=(0.9, 1.0)), r"betas is \(0\.9, 1\.0\); two numbers"),
     ],
 )
-def test_networks_that_cannot_be_are_refused(make, message):
+def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
