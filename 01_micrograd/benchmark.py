@@ -59,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     with_collector = in_turn(steps, config.repeats)
     gc.disable()
-    without_collector = in_turn(steps, config.repeats)
-    gc.enable()
+    try:
+        without_collector = in_turn(steps, config.repeats)
+    finally:
+        gc.enable()
     print(f"one step on {config.points} points: median CPU seconds of {config.repeats} in turn, on one thread")
     print(f"{'':26}{'collector on':>14}{'ratio':>8}{'off':>10}{'ratio':>8}{'nodes':>10}{'nodes/s':>12}{'bytes/node':>12}")
     for name, step in steps.items():

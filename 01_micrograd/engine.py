@@ -26,7 +26,6 @@ class Value:
     take part in the arithmetic and are not in the graph.
     """
 
-    __array_ufunc__ = None  # NumPy's numbers leave `number * value` to the value
     __slots__ = ("born", "data", "first", "grad", "op", "second", "slope_first", "slope_second")
 
     def __init__(
@@ -122,7 +121,7 @@ class Value:
 
     def exp(self) -> "Value":
         """e to the power of the value. Raises OverflowError beyond about 709."""
-        power = _or_overflow(math.exp, self.data)
+        power = _or_overflow(math.exp, self.data, f"exp of {self.data}")
         return Value(power, "exp", self, power)
 
     def log(self) -> "Value":
@@ -160,7 +159,7 @@ class Value:
             value = to_visit.pop()
             results.append(value)
             value._find_results(known, to_visit)
-        self.grad = 1.0 if self.op else self.grad + 1.0
+        self.grad = self.grad + 1.0 if self.first is None else 1.0
         results.sort(key=_age, reverse=True)
         for value in results:
             value._pass_on()
@@ -170,7 +169,7 @@ class Value:
         for parent in (self.first, self.second):
             if parent is not None and parent not in known:
                 known.add(parent)
-                if parent.op:
+                if parent.first is not None:
                     parent.grad = 0.0
                     to_visit.append(parent)
 
@@ -192,6 +191,7 @@ class _Dot(Value):
         self.grad = 0.0
         self.op = "dot"
         self.born = next(_births)
+        self.first = parents[0]  # a result has one, a leaf has none
         self.all_parents = parents
         self.all_slopes = slopes
 
@@ -208,7 +208,7 @@ class _Dot(Value):
             for parent in self.all_parents:
                 if parent not in known:
                     known.add(parent)
-                    if parent.op:
+                    if parent.first is not None:
                         parent.grad = 0.0
                         to_visit.append(parent)
 
@@ -232,7 +232,7 @@ def dot(weights: Sequence[Value], inputs: Sequence[Value], bias: Value) -> Value
         total = sum(map(mul, ws, xs), bias.data)
     except (AttributeError, TypeError):
         raise TypeError("dot takes values only; Value(x) makes one of a plain number") from None
-    return _Dot(total, (*weights, *inputs, bias), (*xs, *ws, 1.0))
+    return _Dot(total, (bias, *weights, *inputs), (1.0, *xs, *ws))
 
 
 def _divide(a: float, b: float) -> float:
@@ -244,16 +244,21 @@ def _divide(a: float, b: float) -> float:
 def _power(a: float, b: float) -> float:
     if a == 0 and b < 0:
         raise ZeroDivisionError(f"{a} ** {b}: zero has no negative powers")
-    if a < 0 and b != int(b):
+    if a < 0 and not float(b).is_integer():
         raise ValueError(f"({a}) ** {b}: a negative number has whole powers only")
-    return _or_overflow(lambda x: x**b, a, f"** {b}")
+    return _or_overflow(lambda x: x**b, a, f"{a} ** {b}")
 
 
 def _power_slope(a: float, b: float) -> float:
     """d(a ** b)/da"""
+    if b == 0:
+        return 0.0
     if a == 0 and b < 1:
-        return math.inf if b else 0.0
-    return b * a ** (b - 1)
+        return math.inf
+    try:
+        return b * a ** (b - 1)
+    except OverflowError:
+        return math.inf * b * (1 if a > 0 or b % 2 else -1)
 
 
 def _exponent_slope(a: float, b: float, power: float) -> float:
@@ -263,8 +268,8 @@ def _exponent_slope(a: float, b: float, power: float) -> float:
     return power * math.log(a) if a > 0 else 0.0
 
 
-def _or_overflow(f: Callable[[float], float], x: float, name: str = "exp") -> float:
+def _or_overflow(f: Callable[[float], float], x: float, name: str) -> float:
     try:
         return f(x)
     except OverflowError:
-        raise OverflowError(f"{x} {name}: the result is too large for a float") from None
+        raise OverflowError(f"{name}: the result is too large for a float") from None

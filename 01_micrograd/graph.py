@@ -19,7 +19,8 @@ from .engine import Value
 
 MOST_VALUES = 300
 BOX_WIDTH, BOX_HEIGHT, COLUMN_WIDTH, ROW_HEIGHT = 1.12, 0.66, 1.9, 0.84  # inches
-SWEEPS = 24
+SWEEPS = 8
+LIGHT_GREY = "#999999"
 
 # A node is a value, or a place that an edge passes on its way through a column; a path is the nodes of one edge.
 Node = Any
@@ -31,7 +32,7 @@ def draw(result: Value, /, **names: Value) -> Figure:
 
     Values can be given names: `draw(area, width=w, height=h)`. Given numbers are blue, results grey, the last one orange. The
     picture shows itself in a notebook; `draw(area).savefig("area.png")` makes it a file. Raises ValueError beyond 300 values,
-    which nobody could read, and for a name of a value that is not in the graph; about 40 values fit a screen.
+    which nobody could read, and for a name of a value that is not in the graph; about 40 values can be read.
     """
     if not hasattr(result, "parents"):
         raise TypeError(f"{result!r} is not a Value, so there is no graph to draw")
@@ -60,7 +61,7 @@ def draw(result: Value, /, **names: Value) -> Figure:
             slopes = [slope for p, slope in zip(value.parents, value.slopes, strict=True) if p is parent]
             _draw_arrow(axes, [centres[node] for node in path], slopes)
         for value in values:
-            colour = ORANGE if value is result else GREY if value.op else BLUE
+            colour = ORANGE if value is result else LIGHT_GREY if value.parents else BLUE
             _draw_box(axes, centres[value], value, name_of.get(value, ""), colour)
     return figure
 
@@ -134,7 +135,9 @@ def _draw_arrow(axes: Axes, points: list[tuple[float, float]], slopes: list[floa
     for (x0, y0), (x1, y1) in pairwise(stops):
         vertices += [((x0 + x1) / 2, y0), ((x0 + x1) / 2, y1), (x1, y1)]
         codes += [Path.CURVE4] * 3
-    axes.add_patch(FancyArrowPatch(path=Path(vertices, codes), arrowstyle="-|>", mutation_scale=11, color="#999999", zorder=1))
+    axes.add_patch(
+        FancyArrowPatch(path=Path(vertices, codes), arrowstyle="-|>", mutation_scale=11, color=LIGHT_GREY, zorder=1)
+    )
     (x0, y0), (x1, y1) = stops[-2:]
     label = "× " + (f"{slopes[0]:.3g}" if len(slopes) == 1 else "(" + " + ".join(f"{slope:.3g}" for slope in slopes) + ")")
     white = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"}
@@ -146,7 +149,7 @@ def _draw_box(axes: Axes, centre: tuple[float, float], value: Value, name: str, 
     corner = (x - BOX_WIDTH / 2, y - BOX_HEIGHT / 2)
     style = {"boxstyle": "round,pad=0,rounding_size=0.06", "facecolor": "white", "edgecolor": colour, "linewidth": 1.8}
     axes.add_patch(FancyBboxPatch(corner, BOX_WIDTH, BOX_HEIGHT, **style, zorder=3))
-    rows = [(name, value.op or ("" if name else "leaf")), ("data", f"{value.data:.4g}"), ("grad", f"{value.grad:.4g}")]
+    rows = [(name, value.op or ("" if name else "leaf")), ("data", f"{value.data:.3g}"), ("grad", f"{value.grad:.3g}")]
     for i, (left, right) in enumerate(rows):
         weight = "normal" if i else "bold"
         for text, side, align in ((left, -1, "left"), (right, 1, "right")):

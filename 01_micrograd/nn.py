@@ -30,8 +30,8 @@ def as_values(numbers: Sequence[Number]) -> list[Value]:
 class Neuron:
     """A weighted sum of `n_inputs` numbers and a bias, bent by an activation ("tanh", "relu") or not ("linear").
 
-    Weights are normal with standard deviation gain / sqrt(n_inputs) (He et al. 2015), so that the sum is about as spread out
-    as the inputs, however many there are. `weighted_sum` is `dot`, or `plain_sum` to see every product as a node.
+    Weights are normal with standard deviation gain / sqrt(n_inputs) (He et al. 2015), so that the sum is about `gain` times as
+    spread out as the inputs, however many there are. `weighted_sum` is `dot`, or `plain_sum` to see every product as a node.
     """
 
     def __init__(self, n_inputs: int, activation: str, rng: random.Random, weighted_sum: WeightedSum = dot):

@@ -18,6 +18,7 @@ def test_there_are_notebooks():
 def test_pytest_runs_every_notebook(pytestconfig):
     collected = {path for pattern in pytestconfig.getini("testpaths") for path in pytestconfig.rootpath.glob(pattern)}
     assert set(NOTEBOOKS) <= collected
+    assert {"--nbval-lax", "--nbval-current-env"} <= set(pytestconfig.getini("addopts"))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}/{path.name}")
