@@ -1,0 +1,137 @@
+"""Models of names, each better than the one before: a table of counts, one linear layer, a perceptron with embeddings.
+
+All of them answer the same question: given the symbols before, how likely is each of the 27 symbols to come next?
+"""
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from .data import SYMBOLS, decode
+from .layers import Embedding, Flatten, Layer, Linear, Sequential, Tanh, cross_entropy
+
+# N examples, T = block_size letters of context, V = 27 symbols
+
+V = len(SYMBOLS)
+LONGEST = 30  # letters of a sampled name; the longest in the data has 15
+PATIENCE = 100  # tries for each name asked for, before `sample` gives up finding names that are not excluded
+
+
+class NameModel(Layer):
+    """What every model of names has. A model is a layer: contexts (N, T) -> logits (N, V)."""
+
+    block_size: int
+
+    def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
+        """Mean of -log p(target) in nats: (N, T), (N,) -> ()"""
+        return cross_entropy(self(contexts), targets)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None, exclude: Collection[str] = ()
+    ) -> list[str]:
+        """`n` names, written letter by letter in evaluation mode; never the empty name, and none that is in `exclude`.
+
+        The probabilities are softmax(logits / temperature): below 1 the likely letters become likelier, at 0 the likeliest
+        is taken, and all names are the same. A name that has not ended after 30 letters ends there.
+        Raises ValueError if n or temperature is below 0, or if hardly any name is found that is not excluded.
+        """
+        if n < 0 or not temperature >= 0:
+            raise ValueError(f"n is {n} and temperature {temperature}; numbers of at least 0 are expected")
+        excluded, names = frozenset(exclude), []
+        training = self.training
+        self.eval()
+        try:
+            for _ in range(PATIENCE):
+                names += [name for name in self._write(n, temperature, generator) if name not in excluded]
+                if len(names) >= n:
+                    return names[:n]
+        finally:
+            self.train(training)
+        raise ValueError(
+            f"only {len(names)} of {PATIENCE * n} names are not among the {len(excluded)} excluded; "
+            f"exclude less, or take a temperature higher than {temperature}"
+        )
+
+    def _write(self, n: int, temperature: float, generator: torch.Generator | None) -> list[str]:
+        """`n` names side by side, one letter of each at a time."""
+        written = torch.zeros(n, self.block_size, dtype=torch.int64)  # dots
+        ended = torch.zeros(n, dtype=torch.bool)
+        for i in range(LONGEST):
+            logits = self(written[:, -self.block_size :])  # (n, V)
+            if i == 0:
+                logits[:, 0] = -torch.inf  # a name has a first letter
+            if temperature == 0:
+                letters = logits.argmax(dim=1)
+            else:
+                letters = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator)[:, 0]  # (n,)
+            ended |= letters == 0
+            written = torch.cat([written, letters.masked_fill(ended, 0)[:, None]], dim=1)
+            if ended.all():
+                break
+        return [decode(row).strip(".") for row in written.tolist()]
+
+
+class BigramTable(NameModel):
+    """Counting: how often did each symbol follow this one? It learns by looking at every example once.
+
+    `smoothing` is added to each count, so that what was never seen is not impossible. A symbol that was never seen before
+    another is followed by all alike.
+    """
+
+    block_size = 1
+
+    def __init__(self, contexts: Tensor, targets: Tensor, smoothing: float = 0.0):
+        if not smoothing >= 0:
+            raise ValueError(f"smoothing is {smoothing}; a number of at least 0 is expected")
+        self.counts = torch.zeros(V, V, dtype=torch.int64)
+        self.counts.index_put_((contexts[:, -1], targets), torch.ones_like(targets), accumulate=True)
+        weights = self.counts + smoothing
+        weights[weights.sum(dim=1) == 0] = 1
+        self.probabilities = weights / weights.sum(dim=1, keepdim=True)  # (V, V), each row sums to 1
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        return self.probabilities.log()[contexts[:, -1]]
+
+
+class BigramNetwork(NameModel):
+    """One linear layer on the one-hot form of the last symbol: the bigram table, found by gradient descent."""
+
+    block_size = 1
+
+    def __init__(self, generator: torch.Generator | None = None):
+        self.linear = Linear(V, V, bias=False, generator=generator)
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        return self.linear(one_hot(contexts[:, -1], V).to(self.linear.weight.dtype))
+
+    def parameters(self) -> list[Tensor]:
+        return self.linear.parameters()
+
+
+class Perceptron(NameModel):
+    """Embeddings of the last `block_size` symbols side by side, a hidden layer, logits (Bengio et al. 2003)."""
+
+    def __init__(self, block_size: int, n_embd: int, n_hidden: int, generator: torch.Generator | None = None):
+        self.block_size = block_size
+        self.embedding = Embedding(V, n_embd, generator)  # (V, n_embd)
+        self.layers = Sequential(
+            self.embedding,  # (N, T) -> (N, T, n_embd)
+            Flatten(),  # -> (N, T * n_embd)
+            Linear(block_size * n_embd, n_hidden, gain=5 / 3, generator=generator),  # 5/3 makes up for what tanh squeezes
+            Tanh(),
+            Linear(n_hidden, V, generator=generator),
+        )
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        return self.layers(contexts)
+
+    def parameters(self) -> list[Tensor]:
+        return self.layers.parameters()
+
+    def train(self, mode: bool = True) -> "Perceptron":
+        self.layers.train(mode)
+        self.training = mode
+        return self
