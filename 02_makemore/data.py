@@ -19,20 +19,22 @@ ID = {symbol: i for i, symbol in enumerate(SYMBOLS)}
 Split = tuple[list[str], list[str], list[str]]
 
 
-def names() -> list[str]:
-    """The 29,910 distinct first names of 2017 (United States) in lower case, most frequent girls first."""
-    return [name.lower() for name in corpora.names()]
+def names(distinct: bool = True) -> list[str]:
+    """The 29,910 distinct first names of 2017 (United States) in lower case; not `distinct`, the table's 32,469 rows."""
+    return [name.lower() for name in corpora.names(distinct)]
 
 
 def read_names(path: str | Path) -> list[str]:
     """The names of a text file, one on each line, as they stand there, duplicates too. Raises UsageError for other files."""
-    lines = corpora.read_text(path).split()
-    for number, name in enumerate(lines, start=1):
+    names = corpora.read_text(path).split()
+    if not names:
+        raise UsageError(f"{path} holds no name; one a line is expected")
+    for number, name in enumerate(names, start=1):
         if not set(name) <= set(ascii_lowercase):
             raise UsageError(
                 f"{path}: {name!r}, its word {number}, has other characters than a to z; one name a line is expected"
             )
-    return lines
+    return names
 
 
 def split(names: Iterable[str], seed: int = 1337) -> Split:
@@ -71,13 +73,15 @@ def examples(names: Iterable[str], block_size: int) -> tuple[Tensor, Tensor]:
     """Each letter of the names, and the dot after each name, with the `block_size` symbols before it -> (N, T), (N,) int64
 
     Before its first letter a name has dots: "ab" makes `..` → a, `.a` → b and `ab` → . at block_size 2.
-    Raises ValueError if there are no names, an empty one, or a block_size below 1.
+    Raises ValueError if there are no names, an empty one or one with other characters than a to z, or a block_size below 1.
     """
     names = list(names)
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}; at least 1 letter of context is expected")
     if not names or not all(names):
         raise ValueError("no name, or an empty one, has no letters to learn from; names of at least one letter are expected")
+    if dotted := [name for name in names if "." in name]:
+        raise ValueError(f"{dotted[0]!r} has a dot inside, where a name would end; names of a to z are expected")
     dots = "." * block_size
     row = torch.tensor(encode(dots + dots.join(names) + dots))
     windows = row.unfold(0, block_size + 1, 1)  # (all places, T + 1): a view onto the row

@@ -3,7 +3,6 @@
 The names and shapes are those of torch.nn, so that everything learned here carries over; the insides are all here.
 """
 
-
 import torch
 from torch import Tensor
 
@@ -84,6 +83,25 @@ class Flatten(Layer):
 
     def __call__(self, x: Tensor) -> Tensor:
         return x.flatten(start_dim=1)
+
+
+class Dropout(Layer):
+    """In training sets each number to 0 with probability p and divides the others by 1 - p; in evaluation does nothing.
+
+    No neuron can then rely on a single other one, and the mean of what goes through is the same in both modes
+    (Srivastava et al. 2014).
+    """
+
+    def __init__(self, p: float, generator: torch.Generator | None = None):
+        if not 0 <= p < 1:
+            raise ValueError(f"p is {p}; a probability of at least 0 and below 1 is expected")
+        self.p, self.generator = p, generator
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=self.generator) >= self.p
+        return x * kept / (1 - self.p)
 
 
 class Sequential(Layer):

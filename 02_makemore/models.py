@@ -3,6 +3,7 @@
 All of them answer the same question: given the symbols before, how likely is each of the 27 symbols to come next?
 """
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from .data import SYMBOLS, decode
-from .layers import Embedding, Flatten, Layer, Linear, Sequential, Tanh, cross_entropy
+from .layers import Dropout, Embedding, Flatten, Layer, Linear, Sequential, Tanh, cross_entropy
 
 # N examples, T = block_size letters of context, V = 27 symbols
 
@@ -20,9 +21,21 @@ PATIENCE = 100  # tries for each name asked for, before `sample` gives up findin
 
 
 class NameModel(Layer):
-    """What every model of names has. A model is a layer: contexts (N, T) -> logits (N, V)."""
+    """What every model of names has. A model is itself a layer: contexts (N, T) -> logits (N, V)."""
 
     block_size: int
+    layers: Layer
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        return self.layers(contexts)
+
+    def parameters(self) -> list[Tensor]:
+        return self.layers.parameters()
+
+    def train(self, mode: bool = True) -> "NameModel":
+        self.layers.train(mode)
+        self.training = mode
+        return self
 
     def loss(self, contexts: Tensor, targets: Tensor) -> Tensor:
         """Mean of -log p(target) in nats: (N, T), (N,) -> ()"""
@@ -36,18 +49,18 @@ class NameModel(Layer):
 
         The probabilities are softmax(logits / temperature): below 1 the likely letters become likelier, at 0 the likeliest
         is taken, and all names are the same. A name that has not ended after 30 letters ends there.
-        Raises ValueError if n or temperature is below 0, or if hardly any name is found that is not excluded.
+        Raises ValueError if n or temperature is below 0 or not finite, or if hardly any name is found that is not excluded.
         """
-        if n < 0 or not temperature >= 0:
-            raise ValueError(f"n is {n} and temperature {temperature}; numbers of at least 0 are expected")
-        excluded, names = frozenset(exclude), []
+        if n < 0 or not 0 <= temperature < math.inf:
+            raise ValueError(f"n is {n} and temperature is {temperature}; finite numbers of at least 0 are expected")
+        excluded, names = frozenset(exclude), list[str]()
         training = self.training
         self.eval()
         try:
             for _ in range(PATIENCE):
-                names += [name for name in self._write(n, temperature, generator) if name not in excluded]
                 if len(names) >= n:
                     return names[:n]
+                names += [name for name in self._write(n, temperature, generator) if name not in excluded]
         finally:
             self.train(training)
         raise ValueError(
@@ -66,6 +79,7 @@ class NameModel(Layer):
             if temperature == 0:
                 letters = logits.argmax(dim=1)
             else:
+                logits = logits - logits.amax(dim=1, keepdim=True)  # so that no division overflows upwards
                 letters = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator)[:, 0]  # (n,)
             ended |= letters == 0
             written = torch.cat([written, letters.masked_fill(ended, 0)[:, None]], dim=1)
@@ -86,6 +100,7 @@ class BigramTable(NameModel):
     def __init__(self, contexts: Tensor, targets: Tensor, smoothing: float = 0.0):
         if not smoothing >= 0:
             raise ValueError(f"smoothing is {smoothing}; a number of at least 0 is expected")
+        self.layers = Sequential()  # none: the table answers
         self.counts = torch.zeros(V, V, dtype=torch.int64)
         self.counts.index_put_((contexts[:, -1], targets), torch.ones_like(targets), accumulate=True)
         weights = self.counts + smoothing
@@ -103,18 +118,21 @@ class BigramNetwork(NameModel):
 
     def __init__(self, generator: torch.Generator | None = None):
         self.linear = Linear(V, V, bias=False, generator=generator)
+        self.layers = self.linear
 
     def __call__(self, contexts: Tensor) -> Tensor:
         return self.linear(one_hot(contexts[:, -1], V).to(self.linear.weight.dtype))
 
-    def parameters(self) -> list[Tensor]:
-        return self.linear.parameters()
-
 
 class Perceptron(NameModel):
-    """Embeddings of the last `block_size` symbols side by side, a hidden layer, logits (Bengio et al. 2003)."""
+    """Embeddings of the last `block_size` symbols side by side, a hidden layer, logits (Bengio et al. 2003).
 
-    def __init__(self, block_size: int, n_embd: int, n_hidden: int, generator: torch.Generator | None = None):
+    `dropout` is the share of hidden neurons that are silenced at random in training.
+    """
+
+    def __init__(
+        self, block_size: int, n_embd: int, n_hidden: int, generator: torch.Generator | None = None, dropout: float = 0.0
+    ):
         self.block_size = block_size
         self.embedding = Embedding(V, n_embd, generator)  # (V, n_embd)
         self.layers = Sequential(
@@ -122,16 +140,6 @@ class Perceptron(NameModel):
             Flatten(),  # -> (N, T * n_embd)
             Linear(block_size * n_embd, n_hidden, gain=5 / 3, generator=generator),  # 5/3 makes up for what tanh squeezes
             Tanh(),
+            Dropout(dropout, generator),
             Linear(n_hidden, V, generator=generator),
         )
-
-    def __call__(self, contexts: Tensor) -> Tensor:
-        return self.layers(contexts)
-
-    def parameters(self) -> list[Tensor]:
-        return self.layers.parameters()
-
-    def train(self, mode: bool = True) -> "Perceptron":
-        self.layers.train(mode)
-        self.training = mode
-        return self

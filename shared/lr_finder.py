@@ -25,7 +25,6 @@ Spacing = Literal["exponential", "linear"]
 PROBES = [10.0**exponent for exponent in range(-7, 4)]
 PROBE_STEPS = 20
 NOTICED = 0.01  # a rate is worth sweeping if 20 steps with it change the loss by more than this share
-DIVERGED = 4.0  # the sweep ends when the loss is this many times its lowest
 WINDOW = 1 / 20  # the share of the steps over which the loss is averaged
 RULE = "the rate at which the smoothed loss is lowest"
 
@@ -75,8 +74,8 @@ def find_range(step: Step, changes: Iterable[Any]) -> tuple[float, float]:
     changes = list(changes)
 
     def probe(lr: float) -> NDArray[np.float64]:
-        with restored(changes), np.errstate(all="ignore"):
-            return np.array([float(step(lr)) for _ in range(PROBE_STEPS)])
+        with restored(changes):
+            return np.array([_number(step(lr)) for _ in range(PROBE_STEPS)])
 
     still = probe(0.0)
     if not np.isfinite(still).all():
@@ -105,7 +104,7 @@ def sweep(
 ) -> Sweep:
     """Take `n_steps` steps with rates from `low` to `high`, or fewer if the loss diverges; arguments as above.
 
-    It has diverged when it is not finite, or when the mean of the last `n_steps` / 20 is four times the lowest such mean.
+    It has diverged when it is not finite, or when the mean of the last `n_steps` / 20 losses is twice that of the first.
     Raises ValueError if the rates are not 0 < low < high, or n_steps is below 20.
     """
     if not 0 < low < high < math.inf:
@@ -117,18 +116,15 @@ def sweep(
     rates = np.geomspace(low, high, n_steps) if spacing == "exponential" else np.linspace(low, high, n_steps)
     window = max(1, round(WINDOW * n_steps))
     losses: list[float] = []
-    lowest = math.inf
     with restored(changes):
         for rate in rates:
-            loss = float(step(float(rate)))
+            loss = _number(step(float(rate)))
             if not math.isfinite(loss):
                 break
             losses.append(loss)
-            if len(losses) >= window:
-                recent = float(np.mean(losses[-window:]))
-                lowest = min(lowest, recent)
-                if recent > DIVERGED * lowest:
-                    break
+            first, last = np.mean(losses[:window]), np.mean(losses[-window:])
+            if last - first > abs(first):  # twice as large; a loss may also be negative
+                break
     if len(losses) < window:
         raise ValueError(f"the loss diverges within {len(losses) + 1} steps from a rate of {low:g}; a lower one is expected")
     return Sweep(rates[: len(losses)], np.array(losses), window, spacing)
@@ -165,6 +161,10 @@ def restored(things: Iterable[Any]) -> Iterator[None]:
         if torch.backends.mps.is_available():
             undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         yield
+
+
+def _number(loss: Any) -> float:
+    return loss.item() if isinstance(loss, torch.Tensor) else float(loss)
 
 
 def _snapshot(thing: Any) -> Callable[[], None]:

@@ -55,6 +55,8 @@ def test_names_are_the_distinct_ones_of_2017():
     names = corpora.names()
     assert len(names) == len(set(names)) == 29_910
     assert names[:3] == ["Emma", "Olivia", "Ava"] and all(name.isascii() and name.isalpha() for name in names)
+    rows = corpora.names(distinct=False)
+    assert len(rows) == 32_469 and set(rows) == set(names) and max(collections.Counter(rows).values()) == 2
 
 
 def test_a_text_of_the_users_is_read_unchanged(tmp_path):

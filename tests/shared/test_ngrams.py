@@ -1,11 +1,12 @@
 """Counting by array against counting by hand, and the figure that the project's models are held against."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.corpora import tinyshakespeare
-from shared.ngrams import bits_per_byte, probabilities
+from shared.ngrams import bits_per_byte, probabilities, witten_bell
 
 FEW_LETTERS = st.lists(st.sampled_from([0, 1, 97, 255]), min_size=1, max_size=40).map(bytes)
 
@@ -29,6 +30,46 @@ def test_probabilities_equal_a_count_by_hand(train, text, order):
 @given(train=FEW_LETTERS, context=FEW_LETTERS)
 def test_the_probabilities_of_all_bytes_add_up_to_one(train, context):
     assert sum(probabilities(train, context + bytes([byte]))[-1] for byte in range(256)) == pytest.approx(1)
+
+
+@given(
+    names=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=12),
+    wanted=st.lists(st.text("abcd", min_size=1, max_size=5), min_size=1, max_size=3),
+    n=st.integers(1, 6),
+)
+def test_rows_of_symbols_equal_a_count_by_hand(names, wanted, n):
+    """Names between marks for their beginning and end, as stage 02 counts them: 28 symbols need 5 bits each."""
+
+    def rows(names):
+        padded = [bytes([0] * (n - 1) + [ord(c) - 70 for c in name] + [0]) for name in names]  # a is 27
+        return [text[i : i + n] for text in padded for i in range(len(text) - n + 1)]
+
+    seen = rows(names)
+
+    def expected(row):
+        context, symbol = row[:-1], row[-1]
+        shorter = 1 / 31 if not context else expected(row[1:])
+        follow = [other[-1] for other in seen if other[:-1].endswith(context)]
+        if not follow:
+            return shorter
+        return (follow.count(symbol) + len(set(follow)) * shorter) / (len(follow) + len(set(follow)))
+
+    as_array = [np.array([list(row) for row in part]) for part in (seen, rows(wanted))]
+    assert witten_bell(*as_array, 31) == pytest.approx([expected(row) for row in rows(wanted)], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("train", "wanted", "message"),
+    [
+        ([[1, 2]], [[1, 2, 0]], "rows of 2 and 3 symbols"),
+        ([[1] * 13], [[1] * 13], "rows of 13 and 13 symbols; as many in both are expected, 1 to 12"),
+        ([[1, 27]], [[1, 2]], "1 rows; at least one, with symbols from 0 to 26"),
+        ([[1, 2]], [[-1, 2]], "symbols from 0 to 26"),
+    ],
+)
+def test_rows_that_cannot_be_counted_are_refused(train, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        witten_bell(np.array(train), np.array(wanted), 27)
 
 
 def test_five_grams_are_the_best_at_tiny_shakespeare_and_need_2_41_bits():

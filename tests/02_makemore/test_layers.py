@@ -1,0 +1,137 @@
+"""Our layers against torch.nn, forward and backward: to 1e-12 in float64, to 1e-6 in float32."""
+
+from importlib import import_module
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+layers = import_module("02_makemore.layers")
+
+FLOATS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+
+
+def same(ours, theirs, tolerance):
+    torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def hand_over(ours, theirs, dtype):
+    """Give PyTorch's layer our numbers, both in `dtype`."""
+    theirs.to(dtype)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.requires_grad and mine.shape == other.shape
+        mine.data = mine.data.to(dtype)
+        other.data = mine.data.clone()
+
+
+def compare(ours, theirs, x, tolerance):
+    """Equal outputs, and equal gradients of parameters and input for a random direction of the output."""
+    mine, other = (x.clone().requires_grad_(x.is_floating_point()) for _ in range(2))
+    out, expected = ours(mine), theirs(other)
+    same(out, expected, tolerance)
+    direction = torch.randn_like(out) / out.numel() ** 0.5
+    out.backward(direction)
+    expected.backward(direction)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        same(p.grad, q.grad, tolerance)
+    if x.is_floating_point():
+        same(mine.grad, other.grad, tolerance)
+
+
+@FLOATS
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (5,)])
+def test_linear_is_torchs(dtype, tolerance, bias, shape):
+    ours = layers.Linear(5, 4, bias=bias)
+    theirs = torch.nn.Linear(5, 4, bias=bias)
+    if bias:
+        ours.bias.data = torch.randn(4)
+    hand_over(ours, theirs, dtype)
+    compare(ours, theirs, torch.randn(shape, dtype=dtype), tolerance)
+
+
+@FLOATS
+@pytest.mark.parametrize("shape", [(6,), (6, 3)])
+def test_embedding_is_torchs_and_adds_up_the_slopes_of_a_row_used_twice(dtype, tolerance, shape):
+    ours, theirs = layers.Embedding(5, 4), torch.nn.Embedding(5, 4)
+    hand_over(ours, theirs, dtype)
+    compare(ours, theirs, torch.randint(5, shape), tolerance)
+
+
+@FLOATS
+@pytest.mark.parametrize(("ours", "theirs"), [(layers.Tanh(), torch.nn.Tanh()), (layers.Flatten(), torch.nn.Flatten())])
+def test_tanh_and_flatten_are_torchs(dtype, tolerance, ours, theirs):
+    compare(ours, theirs, torch.randn(4, 3, 2, dtype=dtype), tolerance)
+
+
+@FLOATS
+def test_a_network_of_them_is_torchs(dtype, tolerance):
+    parts = layers.Embedding(9, 4), layers.Flatten(), layers.Linear(12, 8, gain=5 / 3), layers.Tanh(), layers.Linear(8, 9)
+    ours = layers.Sequential(*parts)
+    theirs = torch.nn.Sequential(
+        torch.nn.Embedding(9, 4), torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 9)
+    )
+    hand_over(ours, theirs, dtype)
+    compare(ours, theirs, torch.randint(9, (20, 3)), tolerance)
+    assert ours.layers == parts and len(ours.parameters()) == 5
+
+
+@FLOATS
+def test_cross_entropy_is_torchs(dtype, tolerance):
+    logits = torch.randn(30, 9, dtype=dtype) * 3
+    targets = torch.randint(9, (30,))
+    a, b = (logits.clone().requires_grad_() for _ in range(2))
+    ours, theirs = layers.cross_entropy(a, targets), F.cross_entropy(b, targets)
+    same(ours, theirs, tolerance)
+    ours.backward()
+    theirs.backward()
+    same(a.grad, b.grad, tolerance)
+
+
+def test_cross_entropy_does_not_overflow():
+    assert layers.cross_entropy(torch.tensor([[1000.0, -1000.0]]), torch.tensor([1])) == 2000
+
+
+@pytest.mark.parametrize("gain", [1.0, 5 / 3, 0.1])
+def test_a_linear_layer_passes_on_gain_times_the_spread_of_its_input(gain):
+    for n_in in (10, 1000):
+        linear = layers.Linear(n_in, 500, gain=gain)
+        assert linear.weight.std().item() == pytest.approx(gain / n_in**0.5, rel=0.1)
+        assert linear(torch.randn(500, n_in)).std().item() == pytest.approx(gain, rel=0.1)
+        assert not linear.bias.any()
+
+
+def test_the_same_generator_makes_the_same_layer_and_leaves_the_global_numbers_alone():
+    before = torch.get_rng_state()
+    for make in (lambda g: layers.Linear(4, 3, generator=g), lambda g: layers.Embedding(4, 3, g)):
+        a, b, c = (make(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+        assert torch.equal(a.weight, b.weight) and not torch.equal(a.weight, c.weight)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@FLOATS
+def test_dropout_is_a_mask_times_its_input_scaled_so_that_the_mean_stays(dtype, tolerance):
+    x = (torch.rand(1000, 100, dtype=dtype) + 1).requires_grad_()
+    out = layers.Dropout(0.3)(x)
+    kept = out != 0
+    same(out, x * kept / 0.7, tolerance)
+    assert out.dtype == dtype
+    assert kept.double().mean().item() == pytest.approx(0.7, abs=0.01)  # 7 standard errors
+    assert not torch.equal(kept[0], kept[1])
+    out.sum().backward()
+    same(x.grad, kept / torch.tensor(0.7, dtype=dtype), tolerance)
+
+
+def test_in_evaluation_dropout_does_nothing():
+    x, dropout = torch.randn(50, 50), layers.Dropout(0.5)
+    network = layers.Sequential(layers.Tanh(), layers.Sequential(dropout))
+    assert network.eval() is network and torch.equal(network(x), x.tanh())
+    assert not (dropout.training or network.training or network.layers[1].training)
+    assert network.train() is network and not torch.equal(network(x), x.tanh())
+    assert torch.equal(layers.Dropout(0.0)(x), x)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, float("nan")])
+def test_a_share_that_cannot_be_is_refused(p):
+    with pytest.raises(ValueError, match=f"p is {p}; a probability"):
+        layers.Dropout(p)

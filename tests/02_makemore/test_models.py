@@ -1,0 +1,187 @@
+"""The models against counting by hand and against PyTorch, and what they write."""
+
+import math
+from collections import Counter
+from importlib import import_module
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+data = import_module("02_makemore.data")
+layers = import_module("02_makemore.layers")
+models = import_module("02_makemore.models")
+
+NAMES = data.names()[:2000]
+
+
+def generator(seed=1):
+    return torch.Generator().manual_seed(seed)
+
+
+def all_models():
+    pairs = data.examples(NAMES, 1)
+    return [
+        models.BigramTable(*pairs),
+        models.BigramTable(*pairs, smoothing=1.0),
+        models.BigramNetwork(generator()),
+        models.Perceptron(3, 5, 20, generator()),
+        models.Perceptron(8, 5, 20, generator(), dropout=0.5),
+    ]
+
+
+MODELS = pytest.mark.parametrize("model", all_models(), ids=["table", "smooth table", "one layer", "3 letters", "8 letters"])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.5, 3.0])
+def test_the_bigram_table_counts_pairs(smoothing):
+    pairs = Counter(pair for name in NAMES for pair in zip("." + name, name + ".", strict=True))
+    table = models.BigramTable(*data.examples(NAMES, 1), smoothing=smoothing)
+    for i, first in enumerate(data.SYMBOLS):
+        total = sum(pairs[first, second] for second in data.SYMBOLS) + 27 * smoothing
+        for j, second in enumerate(data.SYMBOLS):
+            assert table.counts[i, j] == pairs[first, second]
+            assert table.probabilities[i, j].item() == pytest.approx((pairs[first, second] + smoothing) / total)
+
+
+def test_a_symbol_without_a_successor_is_followed_by_all_alike():
+    table = models.BigramTable(*data.examples(["ab"], 1))
+    assert table.probabilities[data.ID["q"]].tolist() == pytest.approx([1 / 27] * 27)
+    assert table.probabilities[data.ID["a"]].tolist() == [0, 0, 1] + [0] * 24
+
+
+def test_the_tables_loss_is_the_mean_surprise_of_its_pairs():
+    x, y = data.examples(NAMES, 1)
+    table = models.BigramTable(x, y)
+    surprises = [-math.log(table.probabilities[i, j]) for i, j in zip(x[:, 0].tolist(), y.tolist(), strict=True)]
+    assert table.loss(x, y).item() == pytest.approx(math.fsum(surprises) / len(surprises), rel=1e-5)
+    assert models.BigramTable(*data.examples(["ab"], 1)).loss(*data.examples(["ba"], 1)) == math.inf
+
+
+def test_no_other_table_has_a_lower_loss_on_what_was_counted():
+    x, y = data.examples(NAMES, 1)
+    table = models.BigramTable(x, y)
+    lowest = table.loss(x, y).item()
+    for _ in range(20):
+        table.probabilities = models.BigramTable(x, y).probabilities * torch.exp(0.1 * torch.randn(27, 27))
+        table.probabilities /= table.probabilities.sum(dim=1, keepdim=True)
+        assert table.loss(x, y).item() > lowest
+
+
+def test_one_layer_trained_on_all_pairs_reaches_the_table():
+    x, y = data.examples(NAMES, 1)
+    network, table = models.BigramNetwork(generator()), models.BigramTable(x, y)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        network.loss(x, y).backward()
+        optimizer.step()
+    assert network.loss(x, y).item() == pytest.approx(table.loss(x, y).item(), abs=0.005)
+
+
+def test_the_network_of_one_layer_is_a_row_of_its_weight():
+    network = models.BigramNetwork(generator())
+    contexts = torch.randint(27, (50, 1))
+    assert torch.allclose(network(contexts), F.embedding(contexts[:, 0], network.linear.weight.T))
+
+
+def test_the_perceptron_is_torchs():
+    ours = models.Perceptron(3, 10, 200, generator())
+    theirs = torch.nn.Sequential(
+        torch.nn.Embedding(27, 10), torch.nn.Flatten(), torch.nn.Linear(30, 200), torch.nn.Tanh(), torch.nn.Linear(200, 27)
+    ).double()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        p.data, q.data = p.data.double(), p.data.double().clone()
+    x, y = data.examples(NAMES[:50], 3)
+    loss, expected = ours.loss(x, y), F.cross_entropy(theirs(x), y)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
+    assert sum(p.numel() for p in ours.parameters()) == 11_897  # the published perceptron
+
+
+@MODELS
+def test_logits_are_one_row_of_27_for_each_context(model):
+    contexts = torch.randint(27, (11, model.block_size))
+    assert model(contexts).shape == (11, 27)
+    assert model.loss(contexts, torch.randint(27, (11,))).shape == ()
+
+
+@MODELS
+def test_samples_follow_the_models_own_probabilities(model):
+    """First letters (none is the dot), and whether the name ends after one letter, within five standard errors."""
+    n = 4000
+    names = model.sample(n, generator=generator())
+    model.eval()
+    start = model(torch.zeros(1, model.block_size, dtype=torch.int64)).softmax(dim=1)[0]
+    start = start[1:] / start[1:].sum()
+    firsts = Counter(name[0] for name in names)
+    for letter, p in zip(data.SYMBOLS[1:], start.tolist(), strict=True):
+        assert abs(firsts[letter] / n - p) <= 5 * (p * (1 - p) / n) ** 0.5 + 1e-9
+    most, seen = firsts.most_common(1)[0]
+    context = data.encode(("." * model.block_size + most)[-model.block_size :])
+    ends = model(torch.tensor([context])).softmax(dim=1)[0, 0].item()
+    assert abs(sum(name == most for name in names) / seen - ends) <= 5 * (ends * (1 - ends) / seen) ** 0.5 + 1e-9
+    model.train()
+
+
+@MODELS
+@pytest.mark.parametrize("temperature", [0.0, 1e-40, 0.5, 1.0, 100.0])
+def test_names_are_never_empty_and_end(model, temperature):
+    names = model.sample(200, temperature, generator())
+    assert len(names) == 200 and all(1 <= len(name) <= 30 and name.isalpha() for name in names)
+    if temperature < 1e-9:
+        assert len(set(names)) == 1
+
+
+def test_an_untrained_network_that_wants_to_end_at_once_still_writes_a_letter():
+    model = models.Perceptron(2, 3, 4, generator())
+    model.layers.layers[-1].bias.data[0] = 1000.0
+    assert all(len(name) == 1 for name in model.sample(50, generator=generator()))
+
+
+def test_temperature_takes_probabilities_to_the_power_of_its_inverse():
+    table = models.BigramTable(*data.examples(NAMES, 1))
+    for temperature in (0.5, 2.0):
+        names = table.sample(5000, temperature, generator())
+        expected = table.probabilities[0].double() ** (1 / temperature)
+        expected /= expected.sum()
+        for letter in "ajmq":
+            p = expected[data.ID[letter]].item()
+            assert abs(sum(name[0] == letter for name in names) / 5000 - p) < 5 * (p * (1 - p) / 5000) ** 0.5 + 1e-9
+
+
+def test_excluded_names_are_not_written():
+    table = models.BigramTable(*data.examples(["ab", "cd"], 1))
+    assert set(table.sample(50, generator=generator())) == {"ab", "cd"}
+    assert set(table.sample(50, generator=generator(), exclude=["ab"])) == {"cd"}
+    with pytest.raises(ValueError, match="only 0 of 300 names are not among the 2 excluded; exclude less"):
+        table.sample(3, generator=generator(), exclude={"ab", "cd"})
+
+
+@MODELS
+def test_sampling_repeats_with_its_generator_and_changes_nothing(model):
+    before, mode, numbers = [p.clone() for p in model.parameters()], model.training, torch.get_rng_state()
+    assert model.sample(20, generator=generator(3)) == model.sample(20, generator=generator(3))
+    assert model.sample(20, generator=generator(3)) != model.sample(20, generator=generator(4))
+    assert all(map(torch.equal, model.parameters(), before)) and model.training == mode
+    assert torch.equal(torch.get_rng_state(), numbers) and model.sample(0) == []
+
+
+def test_samples_are_written_in_evaluation_mode():
+    model = models.Perceptron(3, 5, 50, generator(), dropout=0.9)
+    assert len(set(model.sample(100, temperature=0.0))) == 1  # in training mode, chance would make them differ
+    assert model.layers.layers[-2].training
+
+
+@pytest.mark.parametrize(("n", "temperature"), [(-1, 1.0), (3, -0.5), (3, math.nan), (3, math.inf)])
+def test_what_cannot_be_sampled_is_refused(n, temperature):
+    with pytest.raises(ValueError, match=f"n is {n} and temperature is {temperature}; finite"):
+        models.BigramNetwork(generator()).sample(n, temperature)
+
+
+def test_negative_smoothing_is_refused():
+    with pytest.raises(ValueError, match="smoothing is -1"):
+        models.BigramTable(*data.examples(NAMES, 1), smoothing=-1)
