@@ -128,7 +128,6 @@ class Sequential(Layer):
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log p(target), in nats, where p = softmax(logits): (N, V), (N,) -> ()
 
-    -log softmax(logits)[target] = log Σ exp(logits) - logits[target], in which no exponential can overflow.
+    `log_softmax` subtracts the largest logit before it takes exponentials, so that none overflows.
     """
-    right = logits.gather(1, targets[:, None])[:, 0]  # (N,)
-    return (logits.logsumexp(dim=1) - right).mean()
+    return -logits.log_softmax(dim=1).gather(1, targets[:, None]).mean()

@@ -130,8 +130,9 @@ def sweep(
     return Sweep(rates[: len(losses)], np.array(losses), window, spacing)
 
 
-def plot(sweep: Sweep, title: str = "Where the smoothed loss is lowest, the rate is best") -> Picture:
+def plot(sweep: Sweep, title: str = "") -> Picture:
     """Loss against rate: each step as a dot, the smoothed loss as a line, the suggested rate and its rule."""
+    title = title or f"The smoothed loss is lowest at a rate of {sweep.suggestion:.2g}"
     figure, axes = new_figure(title, f"learning rate ({sweep.spacing} sweep)", "loss of the mini-batch")
     rates, losses = sweep.smooth
     axes.plot(sweep.rates, sweep.losses, ".", color=GREY, markersize=3, alpha=0.6, label="each step")
