@@ -32,6 +32,7 @@ def test_the_ladder_is_printed_by_kind(capsys):
     assert rows["perceptron", "3 letters, 10 × 200"][0] == 11_897 and rows["linear", "1 letter, one layer"][0] == 729
     counted = [rows["counting", f"{k} letter{'s' * (k > 1)}"] for k in range(1, 6)]
     assert min(counted, key=lambda row: row[2]) == counted[3]
+    assert "published" not in text and "with 3 letters, from best to worst: counting" in text
     for (kind, _), (_, train, val) in rows.items():
         assert 1.4 < train < val < 2.6 or (kind != "counting" and 1.9 < val < 3.0)
 
@@ -42,7 +43,9 @@ def test_a_file_is_split_and_scored_as_published(tmp_path, capsys):
     file.write_text("\n".join(name.lower() for name in names(distinct=False)))
     assert benchmark.main(["--names", str(file), "--steps", "1"]) == 0
     text = capsys.readouterr().out
-    assert "scored on the whole file: 2.454, published: 2.454" in text
+    assert "scored on the whole file: 2.454 (published: 2.454)" in text
+    assert re.search(r"^published +3 letters, 10 × 200 +11,897 +2.103$", text, re.MULTILINE)
+    assert re.search(r"^with 3 letters, from best to worst: counting 2\.\d+, published 2\.103, perceptron", text, re.MULTILINE)
     share, together, seen, unseen = map(
         float, re.findall(r"([\d.]+)% .* then has ([\d.]+), ([\d.]+) .* and ([\d.]+) on", text)[0]
     )
