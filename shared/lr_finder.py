@@ -52,8 +52,8 @@ class Sweep:
         return float(rates[losses.argmin()])
 
 
-def find_learning_rate(step: Step, changes: Iterable[Any], n_steps: int = 200, spacing: Spacing = "exponential") -> Sweep:
-    """Find the range in which a rate matters, and sweep it in `n_steps` steps; about as many again go into the range.
+def find_learning_rate(step: Step, changes: Iterable[Any], n_steps: int = 500, spacing: Spacing = "exponential") -> Sweep:
+    """Find the range in which a rate matters (up to 240 steps), and sweep it in `n_steps`, as many as one can afford.
 
     `step(lr)` does one training step and returns its loss. `changes` is everything that a step changes: tensors, modules,
     optimizers, schedules, random generators; the global random numbers of Python, NumPy and PyTorch are always restored.
@@ -83,7 +83,7 @@ def find_range(step: Step, changes: Iterable[Any]) -> tuple[float, float]:
     low = PROBES[0]
     for lr in PROBES:
         losses = probe(lr)
-        if not np.isfinite(losses).all() or losses[-1] > (1 + NOTICED) * still[-1]:
+        if not np.isfinite(losses).all() or losses[-1] - still[-1] > NOTICED * abs(still[-1]):
             if lr == PROBES[0]:
                 raise ValueError(f"already at a rate of {lr:g} the loss grows; a step that lowers it is expected")
             return min(low, lr / 10), lr
@@ -99,7 +99,7 @@ def sweep(
     changes: Iterable[Any],
     low: float,
     high: float,
-    n_steps: int = 200,
+    n_steps: int = 500,
     spacing: Spacing = "exponential",
 ) -> Sweep:
     """Take `n_steps` steps with rates from `low` to `high`, or fewer if the loss diverges; arguments as above.

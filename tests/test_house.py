@@ -76,6 +76,7 @@ def test_readme_names_only_commands_and_flags_that_exist():
         used.setdefault(module, set()).update(re.findall(r"--[a-z-]+", arguments))
     assert used.keys() >= {
         "01_micrograd.benchmark",
+        "02_makemore.benchmark",
         "shared.workbook",
         "04_gpt2.train",
         "04_gpt2.generate",
