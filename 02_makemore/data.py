@@ -25,16 +25,15 @@ def names(distinct: bool = True) -> list[str]:
 
 
 def read_names(path: str | Path) -> list[str]:
-    """The names of a text file, one on each line, as they stand there, duplicates too. Raises UsageError for other files."""
-    names = corpora.read_text(path).split()
+    """The names of a text file, one on each line, in their order, duplicates too. Raises UsageError for other files."""
+    lines = corpora.read_text(path).removeprefix("\ufeff").splitlines()
+    names = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
     if not names:
         raise UsageError(f"{path} holds no name; one a line is expected")
-    for number, name in enumerate(names, start=1):
+    for number, name in names.items():
         if not set(name) <= set(ascii_lowercase):
-            raise UsageError(
-                f"{path}: {name!r}, its word {number}, has other characters than a to z; one name a line is expected"
-            )
-    return names
+            raise UsageError(f"{path}, line {number}: {name!r} has other characters than a to z; one name a line is expected")
+    return list(names.values())
 
 
 def split(names: Iterable[str], seed: int = 1337) -> Split:
@@ -65,7 +64,11 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The text of ids: `decode([1, 2, 0])` is "ab."."""
+    """The text of ids: `decode([1, 2, 0])` is "ab.". Raises ValueError for an id outside 0 to 26."""
+    ids = list(ids)
+    for i in ids:
+        if not 0 <= i < len(SYMBOLS):
+            raise ValueError(f"the id {i} is none of the 27 symbols; 0 to 26 are expected")
     return "".join(SYMBOLS[i] for i in ids)
 
 
@@ -75,6 +78,8 @@ def examples(names: Iterable[str], block_size: int) -> tuple[Tensor, Tensor]:
     Before its first letter a name has dots: "ab" makes `..` → a, `.a` → b and `ab` → . at block_size 2.
     Raises ValueError if there are no names, an empty one or one with other characters than a to z, or a block_size below 1.
     """
+    if isinstance(names, str):
+        raise ValueError(f"{names!r} is one text; a list of names is expected")
     names = list(names)
     if block_size < 1:
         raise ValueError(f"block_size is {block_size}; at least 1 letter of context is expected")
@@ -83,8 +88,8 @@ def examples(names: Iterable[str], block_size: int) -> tuple[Tensor, Tensor]:
     if dotted := [name for name in names if "." in name]:
         raise ValueError(f"{dotted[0]!r} has a dot inside, where a name would end; names of a to z are expected")
     dots = "." * block_size
-    row = torch.tensor(encode(dots + dots.join(names) + dots))
+    row = torch.tensor(encode(dots + dots.join(names) + "."))
     windows = row.unfold(0, block_size + 1, 1)  # (all places, T + 1): a view onto the row
     is_letter, after_letter = windows[:, -1] > 0, windows[:, -2] > 0  # a dot after a dot is not to be predicted
     windows = windows[is_letter | after_letter]
-    return windows[:, :-1], windows[:, -1]
+    return windows[:, :-1].contiguous(), windows[:, -1].contiguous()

@@ -36,6 +36,7 @@ class Linear(Layer):
 
     The weight is (out_features, in_features), normal with standard deviation gain / √in_features: if the inputs have
     spread 1, the outputs have spread `gain`, however many inputs there are (He et al. 2015). The bias begins at 0.
+    Raises ValueError if there are no inputs or no outputs.
     """
 
     def __init__(
@@ -46,6 +47,10 @@ class Linear(Layer):
         gain: float = 1.0,
         generator: torch.Generator | None = None,
     ):
+        if in_features < 1 or out_features < 1:
+            raise ValueError(
+                f"in_features is {in_features} and out_features is {out_features}; at least 1 is expected of each"
+            )
         weight = torch.randn(out_features, in_features, generator=generator) * gain / in_features**0.5
         self.weight = weight.requires_grad_()
         self.bias = torch.zeros(out_features, requires_grad=True) if bias else None
@@ -59,7 +64,7 @@ class Linear(Layer):
 
 
 class Embedding(Layer):
-    """A table with a learned row for each id: ids (…) -> rows (…, embedding_dim). Its numbers begin standard normal."""
+    """A table with a learned row for each id: ids (…) int64 -> rows (…, embedding_dim). Its numbers begin standard normal."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int, generator: torch.Generator | None = None):
         self.weight = torch.randn(num_embeddings, embedding_dim, generator=generator).requires_grad_()
@@ -129,5 +134,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log p(target), in nats, where p = softmax(logits): (N, V), (N,) -> ()
 
     `log_softmax` subtracts the largest logit before it takes exponentials, so that none overflows.
+    Raises ValueError if there is not one target for each row of logits.
     """
+    if logits.shape[:1] != targets.shape:
+        raise ValueError(f"{tuple(targets.shape)} targets for logits {tuple(logits.shape)}; one for each row is expected")
     return -logits.log_softmax(dim=1).gather(1, targets[:, None]).mean()

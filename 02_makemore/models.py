@@ -48,39 +48,45 @@ class NameModel(Layer):
         """`n` names, written letter by letter in evaluation mode; never the empty name, and none that is in `exclude`.
 
         The probabilities are softmax(logits / temperature): below 1 the likely letters become likelier, at 0 the likeliest
-        is taken, and all names are the same. A name that has not ended after 30 letters ends there.
-        Raises ValueError if n or temperature is below 0 or not finite, or if hardly any name is found that is not excluded.
+        is taken, and all names are the same. A name that has not ended after 30 letters ends there. The generator is one of
+        the CPU. Raises ValueError if n or temperature is below 0 or not finite, if the model's logits are not numbers, or if
+        hardly any name is found that is not excluded.
         """
         if n < 0 or not 0 <= temperature < math.inf:
             raise ValueError(f"n is {n} and temperature is {temperature}; finite numbers of at least 0 are expected")
+        if isinstance(exclude, str):
+            raise ValueError(f"exclude is the text {exclude!r}; a list or set of names is expected")
         excluded, names = frozenset(exclude), list[str]()
         training = self.training
         self.eval()
         try:
             for _ in range(PATIENCE):
+                names += [name for name in self._write(n, temperature, generator) if name not in excluded]
                 if len(names) >= n:
                     return names[:n]
-                names += [name for name in self._write(n, temperature, generator) if name not in excluded]
         finally:
             self.train(training)
         raise ValueError(
-            f"only {len(names)} of {PATIENCE * n} names are not among the {len(excluded)} excluded; "
+            f"only {len(names)} of {PATIENCE * n} names written are not among the {len(excluded)} excluded; "
             f"exclude less, or take a temperature higher than {temperature}"
         )
 
     def _write(self, n: int, temperature: float, generator: torch.Generator | None) -> list[str]:
         """`n` names side by side, one letter of each at a time."""
+        device = next((p.device for p in self.parameters()), None)
         written = torch.zeros(n, self.block_size, dtype=torch.int64)  # dots
         ended = torch.zeros(n, dtype=torch.bool)
         for i in range(LONGEST):
-            logits = self(written[:, -self.block_size :])  # (n, V)
+            logits = self(written[:, -self.block_size :].to(device)).cpu().double()  # (n, V)
+            if logits.isnan().any():
+                raise ValueError("the model's logits are not numbers; it has diverged: train it anew at a lower rate")
             if i == 0:
-                logits[:, 0] = -torch.inf  # a name has a first letter
+                logits = logits.masked_fill(torch.arange(V) == 0, -torch.inf)  # a name has a first letter
             if temperature == 0:
                 letters = logits.argmax(dim=1)
             else:
-                logits = logits - logits.amax(dim=1, keepdim=True)  # so that no division overflows upwards
-                letters = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator)[:, 0]  # (n,)
+                logits = (logits - logits.amax(dim=1, keepdim=True)) / temperature  # no division overflows upwards
+                letters = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]  # (n,)
             ended |= letters == 0
             written = torch.cat([written, letters.masked_fill(ended, 0)[:, None]], dim=1)
             if ended.all():
@@ -98,14 +104,14 @@ class BigramTable(NameModel):
     block_size = 1
 
     def __init__(self, contexts: Tensor, targets: Tensor, smoothing: float = 0.0):
-        if not smoothing >= 0:
-            raise ValueError(f"smoothing is {smoothing}; a number of at least 0 is expected")
+        if not 0 <= smoothing < math.inf:
+            raise ValueError(f"smoothing is {smoothing}; a finite number of at least 0 is expected")
         self.layers = Sequential()  # none: the table answers
         self.counts = torch.zeros(V, V, dtype=torch.int64)
         self.counts.index_put_((contexts[:, -1], targets), torch.ones_like(targets), accumulate=True)
-        weights = self.counts + smoothing
+        weights = self.counts.double() + smoothing
         weights[weights.sum(dim=1) == 0] = 1
-        self.probabilities = weights / weights.sum(dim=1, keepdim=True)  # (V, V), each row sums to 1
+        self.probabilities = (weights / weights.sum(dim=1, keepdim=True)).float()  # (V, V), each row sums to 1
 
     def __call__(self, contexts: Tensor) -> Tensor:
         return self.probabilities.log()[contexts[:, -1]]

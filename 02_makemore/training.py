@@ -23,10 +23,14 @@ def training_step(
 ) -> Step:
     """A function that takes one step with the learning rate it is given, and returns the loss of its mini-batch, in nats.
 
-    Each mini-batch is `batch_size` examples, drawn at random, with replacement, from contexts (N, T) and targets (N,).
+    Each mini-batch is `batch_size` examples, drawn at random, with replacement, from contexts (N, T) and targets (N,). The
+    model is then in training mode. Raises ValueError if batch_size is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; at least 1 is expected")
 
     def step(lr: float) -> float:
+        model.train()
         batch = torch.randint(len(targets), (batch_size,), generator=generator)
         loss = model.loss(contexts[batch], targets[batch])
         optimizer.zero_grad()
@@ -51,9 +55,13 @@ def linear_decay(lr: float, n_steps: int) -> list[float]:
 
 @torch.no_grad()
 def mean_loss(model: NameModel, contexts: Tensor, targets: Tensor) -> float:
-    """The loss on all examples, in nats a symbol, in evaluation mode."""
+    """The loss on all examples, in nats a symbol, in evaluation mode. Raises ValueError if there are none."""
+    if not len(targets):
+        raise ValueError("there are no examples to take the mean of; at least one is expected")
     training = model.training
     model.eval()
-    total = sum(model.loss(x, y).item() * len(y) for x, y in zip(contexts.split(CHUNK), targets.split(CHUNK), strict=True))
-    model.train(training)
-    return total / len(targets)
+    try:
+        chunks = zip(contexts.split(CHUNK), targets.split(CHUNK), strict=True)
+        return sum(model.loss(x, y).item() * len(y) for x, y in chunks) / len(targets)
+    finally:
+        model.train(training)

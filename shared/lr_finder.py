@@ -7,7 +7,7 @@ Networks, WACV 2017, section 3.3); S. Gugger's form of it, in the library fastai
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ Spacing = Literal["exponential", "linear"]
 
 PROBES = [10.0**exponent for exponent in range(-7, 4)]
 PROBE_STEPS = 20
-NOTICED = 0.01  # a rate is worth sweeping if 20 steps with it change the loss by more than this share
-WINDOW = 1 / 20  # the share of the steps over which the loss is averaged
-RULE = "the rate at which the smoothed loss is lowest"
+NOTICED = 0.01  # a rate is too low if it moves the losses by less than this share of what the best rate moves them
+HARM = 0.01  # and too high if it leaves the loss higher by this share than not training
+LEAST_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -47,74 +47,86 @@ class Sweep:
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss is lowest: up to there a larger step helped, beyond it hurts."""
+        """The rate at which the smoothed loss is lowest: up to there larger steps still helped.
+
+        At the edge of the sweep a better one may lie beyond (`at_edge`). Where the loss has no noise, as with the same batch
+        at each step, the lowest lies at the edge of divergence: take a third of it.
+        """
         rates, losses = self.smooth
         return float(rates[losses.argmin()])
 
+    @property
+    def at_edge(self) -> bool:
+        """Whether the smoothed loss is lowest at the first or the last rate: then the range was too narrow."""
+        _, losses = self.smooth
+        return losses.argmin() in (0, len(losses) - 1)
 
-def find_learning_rate(step: Step, changes: Iterable[Any], n_steps: int = 500, spacing: Spacing = "exponential") -> Sweep:
-    """Find the range in which a rate matters (up to 240 steps), and sweep it in `n_steps`, as many as one can afford.
 
-    `step(lr)` does one training step and returns its loss. `changes` is everything that a step changes: tensors, modules,
-    optimizers, schedules, random generators; the global random numbers of Python, NumPy and PyTorch are always restored.
-    What cannot be set back, such as an iterator over data, goes on where the last step left it.
-    Raises ValueError if no rate changes the loss, or if all of them diverge; TypeError for what cannot be restored.
+def find_learning_rate(step: Step, changes: Any, n_steps: int = 500, spacing: Spacing = "exponential") -> Sweep:
+    """Find the range in which a rate matters (up to 260 steps), and sweep it in `n_steps`, as many as one can afford.
+
+    `step(lr)` does one training step and returns its loss; lr is also 0, and up to 1000. `changes` is everything that a step
+    changes: models, tensors, optimizers, schedules, random generators; the global random numbers of Python, NumPy and PyTorch
+    are always put back. Of a model that is its tensors, their gradients, and whether it is in training mode.
+    Raises ValueError if the same step does not give the same loss twice, if no rate changes the loss, or if all diverge;
+    TypeError for what cannot be put back.
     """
-    changes = list(changes)
-    low, high = find_range(step, changes)
-    return sweep(step, changes, low, high, n_steps, spacing)
+    _check(n_steps, spacing)
+    things = list(_flat(changes))
+    low, high = find_range(step, things)
+    return sweep(step, things, low, high, n_steps, spacing)
 
 
-def find_range(step: Step, changes: Iterable[Any]) -> tuple[float, float]:
+def find_range(step: Step, changes: Any) -> tuple[float, float]:
     """The highest power of ten that is too low to notice, and the lowest one that does harm.
 
     Each power from 1e-7 to 1e3 is tried for 20 steps from the same start on the same batches, and its losses are compared with
-    those of the rate 0: "noticed" is a mean that differs by more than 1%, "harm" a last loss above that of not training.
+    those of the rate 0. Harm is a last loss that is 1% above that of not training. A rate is noticed if it moves the losses by
+    more than 1% of what the rate moves them that moves them most without harm. Other arguments and errors as above.
     """
-    changes = list(changes)
+    things = list(_flat(changes))
 
     def probe(lr: float) -> NDArray[np.float64]:
-        with restored(changes):
+        with restored(things):
             return np.array([_number(step(lr)) for _ in range(PROBE_STEPS)])
 
-    still = probe(0.0)
+    still, again = probe(0.0), probe(0.0)
     if not np.isfinite(still).all():
         raise ValueError(f"the loss is {still[~np.isfinite(still)][0]} before any training; a finite number is expected")
-    low = PROBES[0]
+    if not np.allclose(still, again, rtol=1e-3):
+        raise ValueError(
+            f"the same step gives a loss of {still[-1]:g} and then of {again[-1]:g}; name what draws its batches among the "
+            "changes, or, where that cannot be put back, give `sweep` a range"
+        )
+    moved: dict[float, float] = {}
+    high = PROBES[-1]
     for lr in PROBES:
         losses = probe(lr)
-        if not np.isfinite(losses).all() or losses[-1] - still[-1] > NOTICED * abs(still[-1]):
-            if lr == PROBES[0]:
-                raise ValueError(f"already at a rate of {lr:g} the loss grows; a step that lowers it is expected")
-            return min(low, lr / 10), lr
-        if abs(losses.mean() - still.mean()) <= NOTICED * abs(still.mean()):
-            low = lr
-    if low == PROBES[-1]:
-        raise ValueError(f"no rate up to {low:g} changes the loss; a step that trains with the rate it is given is expected")
-    return low, PROBES[-1]
+        if not np.isfinite(losses).all() or losses[-1] - still[-1] > HARM * abs(still[-1]):
+            high = lr
+            break
+        moved[lr] = float(np.abs(losses - still).mean())
+    if not moved:
+        raise ValueError(f"already at a rate of {PROBES[0]:g} the loss grows; a step that lowers it is expected")
+    most = max(moved.values())
+    if most == 0:
+        raise ValueError("no rate changes the loss without harm; a step that trains with the rate it is given is expected")
+    noticed = [lr for lr, by in moved.items() if by > NOTICED * most]
+    low = max((lr for lr in moved if lr < noticed[0]), default=PROBES[0])
+    return low, high
 
 
-def sweep(
-    step: Step,
-    changes: Iterable[Any],
-    low: float,
-    high: float,
-    n_steps: int = 500,
-    spacing: Spacing = "exponential",
-) -> Sweep:
-    """Take `n_steps` steps with rates from `low` to `high`, or fewer if the loss diverges; arguments as above.
+def sweep(step: Step, changes: Any, low: float, high: float, n_steps: int = 500, spacing: Spacing = "exponential") -> Sweep:
+    """Take `n_steps` steps with rates from `low` to `high`, or fewer if the loss diverges; other arguments as above.
 
     It has diverged when it is not finite, or when the mean of the last `n_steps` / 20 losses is twice that of the first.
     Raises ValueError if the rates are not 0 < low < high, or n_steps is below 20.
     """
+    _check(n_steps, spacing)
     if not 0 < low < high < math.inf:
         raise ValueError(f"low is {low:g} and high is {high:g}; 0 < low < high is expected")
-    if n_steps < round(1 / WINDOW):
-        raise ValueError(f"n_steps is {n_steps}; at least {round(1 / WINDOW)} are expected")
-    if spacing not in get_args(Spacing):
-        raise ValueError(f"spacing is {spacing!r}; one of {', '.join(get_args(Spacing))} is expected")
     rates = np.geomspace(low, high, n_steps) if spacing == "exponential" else np.linspace(low, high, n_steps)
-    window = max(1, round(WINDOW * n_steps))
+    window = max(5, round(n_steps / 20))
     losses: list[float] = []
     with restored(changes):
         for rate in rates:
@@ -130,66 +142,116 @@ def sweep(
     return Sweep(rates[: len(losses)], np.array(losses), window, spacing)
 
 
-def plot(sweep: Sweep, title: str = "") -> Picture:
-    """Loss against rate: each step as a dot, the smoothed loss as a line, the suggested rate and its rule."""
-    title = title or f"The smoothed loss is lowest at a rate of {sweep.suggestion:.2g}"
-    figure, axes = new_figure(title, f"learning rate ({sweep.spacing} sweep)", "loss of the mini-batch")
-    rates, losses = sweep.smooth
-    axes.plot(sweep.rates, sweep.losses, ".", color=GREY, markersize=3, alpha=0.6, label="each step")
-    axes.plot(rates, losses, color=BLUE, linewidth=2.5, label=f"mean of {sweep.window} steps")
-    axes.axvline(
-        sweep.suggestion, color=ORANGE, linestyle="--", linewidth=2, label=f"suggested: {sweep.suggestion:.2g}, {RULE}"
-    )
-    if sweep.spacing == "exponential":
+def plot(found: Sweep, title: str = "") -> Picture:
+    """Loss against rate: each step as a dot, the smoothed loss as a line, the suggested rate and the rule behind it."""
+    exponential = found.spacing == "exponential"
+    where = "the edge of the sweep: widen it" if found.at_edge else f"a rate of {found.suggestion:.2g}"
+    xlabel = "learning rate (logarithmic)" if exponential else "learning rate"
+    figure, axes = new_figure(title or f"The smoothed loss is lowest at {where}", xlabel, "loss of the mini-batch")
+    rates, losses = found.smooth
+    rule = f"lowest mean: {found.suggestion:.2g} is suggested"
+    axes.plot(found.rates, found.losses, ".", color=GREY, markersize=3, alpha=0.6, label="each step")
+    axes.plot(rates, losses, color=BLUE, linewidth=2.5, label=f"mean of {found.window} steps")
+    axes.axvline(found.suggestion, color=ORANGE, linestyle="--", linewidth=2, label=rule)
+    if exponential:
         axes.set_xscale("log")
-    height = losses[0] - losses.min()
-    axes.set_ylim(losses.min() - 0.3 * height, losses[0] + height)  # where it diverges, the line leaves the picture
-    axes.legend(loc="upper left")
+    before = found.losses[found.rates <= found.suggestion]  # beyond it, what diverges may leave the picture
+    bottom, top = found.losses.min(), max(before.max(), losses[0])
+    height = max(top - bottom, 1e-3 * abs(top), 1e-9)
+    axes.set_ylim(bottom - 0.05 * height, top + 0.2 * height)
+    axes.legend(loc="upper center", ncols=3)
     return figure
 
 
 @contextmanager
-def restored(things: Iterable[Any]) -> Iterator[None]:
-    """Within this block anything may happen to `things` and to the random numbers; after it they are as they were."""
+def restored(changes: Any) -> Iterator[None]:
+    """Within this block anything may happen to `changes` and to the random numbers; after it they are as they were."""
     with ExitStack() as undo:
-        for thing in things:
-            undo.callback(_snapshot(thing))
+        for thing in _flat(changes):
+            _remember(thing, undo)
         undo.callback(random.setstate, random.getstate())
         undo.callback(np.random.set_state, np.random.get_state())
         undo.callback(torch.set_rng_state, torch.get_rng_state())
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():
             undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         if torch.backends.mps.is_available():
             undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
         yield
 
 
-def _number(loss: Any) -> float:
-    return loss.item() if isinstance(loss, torch.Tensor) else float(loss)
+def _flat(changes: Any) -> Iterator[Any]:
+    """Single things, out of one thing or lists of lists of them."""
+    if isinstance(changes, Iterable) and not isinstance(changes, (torch.Tensor, torch.nn.Module, str)):
+        for change in changes:
+            yield from _flat(change)
+    else:
+        yield changes
 
 
-def _snapshot(thing: Any) -> Callable[[], None]:
-    """A function that puts `thing` back to where it is now."""
+def _remember(thing: Any, undo: ExitStack) -> None:
+    """Let `undo` put `thing` back to where it is now."""
     if isinstance(thing, torch.Tensor):
-        value, slope = thing.detach().clone(), None if thing.grad is None else thing.grad.clone()
-
-        def put_back() -> None:
-            thing.detach().copy_(value)
-            thing.grad = slope
-
-        return put_back
-    if isinstance(thing, torch.nn.Module):
-        undo = ExitStack()
+        _remember_tensor(thing, undo)
+    elif isinstance(thing, torch.nn.Module):
+        for part in thing.modules():
+            undo.callback(setattr, part, "training", part.training)
+            for registry in (part._parameters, part._buffers):
+                undo.callback(_refill, registry, dict(registry))
         for tensor in (*thing.parameters(), *thing.buffers()):
-            undo.callback(_snapshot(tensor))
-        return undo.close
-    for read, write in (("state_dict", "load_state_dict"), ("get_state", "set_state"), ("getstate", "setstate")):
-        if hasattr(thing, read) and hasattr(thing, write):
-            state = deepcopy(getattr(thing, read)())
-            return lambda: getattr(thing, write)(state)
-    if isinstance(thing, np.random.Generator):
-        state = deepcopy(thing.bit_generator.state)
-        return lambda: setattr(thing.bit_generator, "state", state)
-    raise TypeError(
-        f"a {type(thing).__name__} cannot be put back; tensors, modules, optimizers, schedules and generators are expected"
-    )
+            _remember_tensor(tensor, undo)
+    elif isinstance(thing, torch.optim.Optimizer):  # not by load_state_dict, which makes new groups and casts the state
+        undo.callback(_refill, thing.state, {p: deepcopy(state) for p, state in thing.state.items()})
+        for group in thing.param_groups:
+            kept = {name: list(value) if name == "params" else deepcopy(value) for name, value in group.items()}
+            undo.callback(_refill, group, kept)
+    elif isinstance(thing, np.random.Generator):
+        undo.callback(setattr, thing.bit_generator, "state", deepcopy(thing.bit_generator.state))
+    elif hasattr(thing, "parameters"):  # a model of bare tensors
+        for tensor in thing.parameters():
+            _remember_tensor(tensor, undo)
+    else:
+        for read, write in (("state_dict", "load_state_dict"), ("get_state", "set_state"), ("getstate", "setstate")):
+            if hasattr(thing, read) and hasattr(thing, write):
+                undo.callback(getattr(thing, write), deepcopy(getattr(thing, read)()))
+                return
+        raise TypeError(
+            f"a {type(thing).__name__} cannot be put back; models, tensors, optimizers, schedules and random generators are "
+            "expected"
+        )
+
+
+def _remember_tensor(tensor: torch.Tensor, undo: ExitStack) -> None:
+    storage, value, wanted = tensor.data, tensor.detach().clone(), tensor.requires_grad
+    slope = tensor.grad
+    kept = None if slope is None else slope.clone()
+
+    def put_back() -> None:
+        tensor.data = storage
+        storage.copy_(value)
+        if tensor.is_leaf:
+            tensor.requires_grad_(wanted)
+        if slope is not None and kept is not None:
+            slope.detach().copy_(kept)
+        tensor.grad = slope
+
+    undo.callback(put_back)
+
+
+def _refill(mapping: MutableMapping[Any, Any], kept: dict[Any, Any]) -> None:
+    mapping.clear()
+    mapping.update(kept)
+
+
+def _number(loss: Any) -> float:
+    if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+        return loss.item()
+    if isinstance(loss, (int, float, np.number)):
+        return float(loss)
+    raise TypeError(f"a step returns {type(loss).__name__}; its loss, a number or a tensor of one element, is expected")
+
+
+def _check(n_steps: int, spacing: str) -> None:
+    if n_steps < LEAST_STEPS:
+        raise ValueError(f"n_steps is {n_steps}; at least {LEAST_STEPS} are expected")
+    if spacing not in get_args(Spacing):
+        raise ValueError(f"spacing is {spacing!r}; one of {', '.join(get_args(Spacing))} is expected")

@@ -55,6 +55,10 @@ def test_a_split_keeps_each_distinct_name_in_one_part_whatever_the_order():
     assert data.split(names, seed=2) != parts
 
 
+def test_ten_names_are_enough_for_a_split():
+    assert [len(part) for part in data.split("abcdefghij")] == [8, 1, 1]
+
+
 def test_a_split_is_no_selection_by_letter_or_length():
     """Parts of one population: shares of first letters and mean lengths agree within four standard errors."""
     train, val, _ = data.split(data.names())
@@ -64,15 +68,16 @@ def test_a_split_is_no_selection_by_letter_or_length():
 
 
 def test_a_file_of_names_is_read_as_it_is(tmp_path):
-    (tmp_path / "names.txt").write_text("mia\nliam\nmia\n")
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbfmia\r\n liam\n\nmia\n")
     assert data.read_names(tmp_path / "names.txt") == ["mia", "liam", "mia"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("mia\nLiam\n", "'Liam', its word 2, has other"),
-        ("zoë\n", "'zoë', its word 1"),
+        ("mia\n\nLiam\n", "line 3: 'Liam' has other"),
+        ("mary ann\n", "line 1: 'mary ann' has other characters than a to z"),
+        ("zoë\n", "line 1: 'zoë'"),
         ("\n\n", "holds no name"),
         ("", "is empty"),
     ],
@@ -91,7 +96,11 @@ def test_a_file_that_holds_no_such_names_is_refused(tmp_path, content, message):
         (lambda: data.examples([], 3), "no name"),
         (lambda: data.examples(["mia", ""], 3), "an empty one"),
         (lambda: data.examples(["m.a"], 3), "'m.a'"),
+        (lambda: data.examples("mia", 2), "'mia' is one text; a list of names"),
+        (lambda: data.decode([1, -1]), "the id -1 is none of the 27 symbols"),
+        (lambda: data.decode([27]), "the id 27"),
         (lambda: data.split(["mia"] * 100), "1 distinct names cannot be split"),
+        (lambda: data.split("abcdefghi"), "9 distinct names"),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):

@@ -122,6 +122,19 @@ def test_dropout_is_a_mask_times_its_input_scaled_so_that_the_mean_stays(dtype, 
     same(x.grad, kept / torch.tensor(0.7, dtype=dtype), tolerance)
 
 
+def test_dropout_draws_from_its_generator_alone():
+    x, before = torch.ones(1000), torch.get_rng_state()
+    a, b, c = (layers.Dropout(0.5, torch.Generator().manual_seed(seed))(x) for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c) and layers.Dropout(0.0)(x) is x
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_embeddings_begin_standard_normal():
+    numbers = layers.Embedding(100, 1000).weight
+    assert abs(numbers.mean().item()) < 0.02 and numbers.std().item() == pytest.approx(1, abs=0.02)
+    assert (numbers.abs() < 1).double().mean().item() == pytest.approx(0.683, abs=0.01)
+
+
 def test_in_evaluation_dropout_does_nothing():
     x, dropout = torch.randn(50, 50), layers.Dropout(0.5)
     network = layers.Sequential(layers.Tanh(), layers.Sequential(dropout))
@@ -135,3 +148,14 @@ def test_in_evaluation_dropout_does_nothing():
 def test_a_share_that_cannot_be_is_refused(p):
     with pytest.raises(ValueError, match=f"p is {p}; a probability"):
         layers.Dropout(p)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(0, 3), (2, -3)])
+def test_a_linear_layer_without_inputs_or_outputs_is_refused(n_in, n_out):
+    with pytest.raises(ValueError, match=f"in_features is {n_in} and out_features is {n_out}; at least 1"):
+        layers.Linear(n_in, n_out)
+
+
+def test_one_target_for_each_row_of_logits_is_expected():
+    with pytest.raises(ValueError, match=r"\(2,\) targets for logits \(5, 3\); one for each row"):
+        layers.cross_entropy(torch.zeros(5, 3), torch.zeros(2, dtype=torch.int64))

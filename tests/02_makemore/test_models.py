@@ -128,7 +128,7 @@ def test_samples_follow_the_models_own_probabilities(model):
 
 
 @MODELS
-@pytest.mark.parametrize("temperature", [0.0, 1e-40, 0.5, 1.0, 100.0])
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1e-40, 0.5, 1.0, 100.0, 1e300])
 def test_names_are_never_empty_and_end(model, temperature):
     names = model.sample(200, temperature, generator())
     assert len(names) == 200 and all(1 <= len(name) <= 30 and name.isalpha() for name in names)
@@ -157,8 +157,87 @@ def test_excluded_names_are_not_written():
     table = models.BigramTable(*data.examples(["ab", "cd"], 1))
     assert set(table.sample(50, generator=generator())) == {"ab", "cd"}
     assert set(table.sample(50, generator=generator(), exclude=["ab"])) == {"cd"}
-    with pytest.raises(ValueError, match="only 0 of 300 names are not among the 2 excluded; exclude less"):
+    with pytest.raises(ValueError, match="only 0 of 300 names written are not among the 2 excluded; exclude less"):
         table.sample(3, generator=generator(), exclude={"ab", "cd"})
+    with pytest.raises(ValueError, match="exclude is the text 'ab'; a list or set"):
+        table.sample(3, exclude="ab")
+
+
+def test_the_last_try_counts(monkeypatch):
+    monkeypatch.setattr(models, "PATIENCE", 1)
+    assert len(models.BigramTable(*data.examples(NAMES, 1)).sample(5)) == 5
+
+
+def test_names_are_collected_until_there_are_as_many_as_asked_for():
+    rare = models.BigramTable(*data.examples(["ab"] * 9 + ["cd"], 1))
+    assert rare.sample(7, generator=generator(), exclude=["ab"]) == ["cd"] * 7
+
+
+def test_sampling_is_a_loop_of_one_draw_a_letter():
+    model, g = models.Perceptron(3, 5, 20, generator()), generator(5)
+    expected = []
+    for i in range(30):
+        context = torch.tensor([data.encode(("..." + "".join(expected))[-3:])])
+        p = model(context).double().softmax(dim=1)
+        if i == 0:
+            p[0, 0] = 0
+        letter = torch.multinomial(p / p.sum(), 1, generator=g).item()
+        if letter == 0:
+            break
+        expected.append(data.SYMBOLS[letter])
+    assert model.sample(1, generator=generator(5)) == ["".join(expected)]
+
+
+def test_a_name_that_does_not_end_ends_after_thirty_letters():
+    model = models.Perceptron(2, 3, 4, generator())
+    model.layers.layers[-1].bias.data[0] = -1000.0
+    assert all(len(name) == 30 for name in model.sample(20, generator=generator()))
+
+
+def test_a_model_that_has_diverged_is_named():
+    model = models.BigramNetwork(generator())
+    model.linear.weight.data[:] = torch.nan
+    with pytest.raises(ValueError, match="the model's logits are not numbers; it has diverged"):
+        model.sample(3)
+
+
+class Watched(models.BigramNetwork):
+    """Notes how it is called."""
+
+    def __call__(self, contexts):
+        self.calls = getattr(self, "calls", 0) + 1
+        assert not torch.is_grad_enabled() and not self.training
+        return super().__call__(contexts)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sampling_needs_no_gradients_stops_with_the_last_name_and_leaves_the_mode(training):
+    model = Watched(generator()).train(training)
+    names = model.sample(3, 0.5, generator())
+    assert model.calls == min(30, max(map(len, names)) + 1) and model.training == training
+
+
+def test_the_table_counts_the_last_symbol_of_longer_contexts():
+    short, long = (models.BigramTable(*data.examples(NAMES, block_size)) for block_size in (1, 3))
+    assert torch.equal(short.counts, long.counts)
+
+
+def test_the_perceptrons_hidden_weights_make_up_for_what_tanh_squeezes():
+    hidden = models.Perceptron(8, 50, 500, generator()).layers.layers[2]
+    assert hidden.weight.std().item() == pytest.approx(5 / 3 / 400**0.5, rel=0.02)
+
+
+def test_the_perceptrons_dropout_silences_hidden_neurons_in_training_from_its_generator():
+    model = models.Perceptron(3, 5, 1000, generator(), dropout=0.5)
+    x, before = data.examples(NAMES[:10], 3)[0], torch.get_rng_state()
+    assert not torch.equal(model(x), model(x)) and torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(model.eval()(x), model(x))
+
+
+def test_the_network_of_one_layer_works_in_double_precision():
+    model = models.BigramNetwork(generator())
+    model.linear.weight.data = model.linear.weight.data.double()
+    assert model(torch.zeros(1, 1, dtype=torch.int64)).dtype == torch.float64 and model.sample(2)
 
 
 @MODELS
@@ -172,8 +251,9 @@ def test_sampling_repeats_with_its_generator_and_changes_nothing(model):
 
 def test_samples_are_written_in_evaluation_mode():
     model = models.Perceptron(3, 5, 50, generator(), dropout=0.9)
-    assert len(set(model.sample(100, temperature=0.0))) == 1  # in training mode, chance would make them differ
-    assert model.layers.layers[-2].training
+    assert len(set(model.sample(100, temperature=0.0))) == 1
+    x = torch.zeros(1, 3, dtype=torch.int64)
+    assert not torch.equal(model(x), model(x))  # in training mode, which it is in again, chance makes them differ
 
 
 @pytest.mark.parametrize(("n", "temperature"), [(-1, 1.0), (3, -0.5), (3, math.nan), (3, math.inf)])
@@ -182,6 +262,7 @@ def test_what_cannot_be_sampled_is_refused(n, temperature):
         models.BigramNetwork(generator()).sample(n, temperature)
 
 
-def test_negative_smoothing_is_refused():
-    with pytest.raises(ValueError, match="smoothing is -1"):
-        models.BigramTable(*data.examples(NAMES, 1), smoothing=-1)
+@pytest.mark.parametrize("smoothing", [-1, math.inf, math.nan])
+def test_smoothing_that_cannot_be_is_refused(smoothing):
+    with pytest.raises(ValueError, match=f"smoothing is {smoothing}"):
+        models.BigramTable(*data.examples(NAMES, 1), smoothing=smoothing)

@@ -64,3 +64,22 @@ def test_the_mean_loss_is_that_of_all_examples_at_once_in_evaluation_mode(monkey
     assert loss == pytest.approx(F.cross_entropy(model(X), Y).item(), rel=1e-5)
     training.mean_loss(model, X, Y)
     assert not model.training
+    model.train()
+    with pytest.raises(IndexError):
+        training.mean_loss(model, X + 27, Y)
+    assert model.training
+    with pytest.raises(ValueError, match="no examples"):
+        training.mean_loss(model, X[:0], Y[:0])
+
+
+def test_a_step_is_taken_in_training_mode():
+    model = perceptron(dropout=0.5)
+    step = training.training_step(model, torch.optim.SGD(model.parameters(), lr=1), X, Y, 32)
+    model.eval()
+    step(0.1)
+    assert model.training and model.layers.training
+
+
+def test_an_empty_mini_batch_is_refused():
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        training.training_step(perceptron(), None, X, Y, 0)

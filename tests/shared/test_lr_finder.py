@@ -101,16 +101,46 @@ def test_what_cannot_be_put_back_is_refused_before_any_step():
     def never(lr):
         raise AssertionError
 
-    with pytest.raises(TypeError, match="a list_iterator cannot be put back; tensors, modules"):
-        find_learning_rate(never, [iter([1])])
+    for thing, name in ((object(), "object"), ("model", "str"), ([torch.zeros(1), 3], "int")):
+        with pytest.raises(TypeError, match=f"a {name} cannot be put back; models, tensors"):
+            find_learning_rate(never, [thing])
 
 
-@pytest.mark.parametrize("curvature", [1e-2, 1.0, 30.0])
-def test_the_range_holds_the_rates_that_matter(curvature):
-    """At 2 / curvature descent begins to diverge; far below 1 / curvature nothing moves."""
+@pytest.mark.parametrize("curvature", [1e-2, 1.0, 2.0, 30.0, 200.0])
+@pytest.mark.parametrize("offset", [0.0, -5.0, 40.0])
+def test_the_range_holds_the_rates_that_matter(curvature, offset):
+    """At 2 / curvature descent begins to diverge (just there the loss stands still); far below 1 / curvature nothing moves."""
     step, x = descent(curvature)
-    low, high = find_range(step, [x])
-    assert 1e-5 < low * curvature < 1e-2 and 2 <= high * curvature < 20
+    low, high = find_range(lambda lr: offset + step(lr), [x])
+    assert 1e-5 < low * curvature < 1e-2 and 1.9 <= high * curvature < 50
+    found = find_learning_rate(lambda lr: offset + step(lr), [x])
+    assert 0.1 < found.suggestion * curvature < 2.2  # without noise, up to the edge of divergence
+
+
+def test_each_rate_is_probed_for_twenty_steps_from_the_same_start():
+    rates = []
+    step, x = descent()
+
+    def watched(lr):
+        rates.append((lr, x.item() if not rates or rates[-1][0] != lr or len(rates) == 20 else None))
+        return step(lr)
+
+    find_range(watched, [x])
+    lengths = {lr: sum(other == lr for other, _ in rates) for lr, _ in rates}
+    assert lengths.pop(0.0) == 40 and set(lengths.values()) == {20}
+    assert all(start == 1 for _, start in rates if start is not None)
+
+
+@pytest.mark.parametrize(("change", "harm"), [(1.02, True), (1.005, False)])
+def test_harm_is_a_loss_one_percent_above_that_of_not_training(change, harm):
+    _, high = find_range(lambda lr: 2.0 * change if lr > 0.05 else 2.0 - lr, [])
+    assert high == (0.1 if harm else 1000)
+
+
+def test_a_step_that_cannot_be_repeated_is_refused():
+    batches = iter(torch.randn(1000, 8))
+    with pytest.raises(ValueError, match="the same step gives a loss of"):
+        find_range(lambda lr: next(batches).pow(2).mean(), [])
 
 
 @pytest.mark.parametrize("spacing", ["exponential", "linear"])
@@ -206,13 +236,120 @@ def test_it_works_on_a_network_of_torch_and_its_suggestion_trains_it():
         (lambda step, x: sweep(step, [x], 0.1, 1.0, 20, "quadratic"), "spacing is 'quadratic'; one of exponential, linear"),
         (lambda step, x: sweep(lambda lr: math.nan, [x], 0.1, 1.0), "diverges within 1 steps from a rate of 0.1"),
         (lambda step, x: find_range(lambda lr: math.nan, [x]), "the loss is nan before any training"),
-        (lambda step, x: find_range(lambda lr: 1.0, [x]), "no rate up to 1000 changes the loss"),
+        (lambda step, x: find_range(lambda lr: 1.0, [x]), "no rate changes the loss without harm"),
         (lambda step, x: find_range(lambda lr: 1.0 + (lr > 0), [x]), "already at a rate of 1e-07 the loss grows"),
+        (lambda step, x: find_learning_rate(step, x, 10), "n_steps is 10; at least 20"),
+        (lambda step, x: sweep(lambda lr: 1.0 if lr < 0.104 else math.nan, x, 0.1, 1.0), "within 10 steps from a rate of 0.1"),
     ],
 )
 def test_what_cannot_be_swept_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(*descent())
+
+
+@pytest.mark.parametrize("loss", [None, torch.zeros(2), "1.0"])
+def test_a_step_that_returns_no_loss_is_refused(loss):
+    with pytest.raises(
+        TypeError, match=f"a step returns {type(loss).__name__}; its loss, a number or a tensor of one element"
+    ):
+        find_range(lambda lr: loss, [])
+
+
+def test_changes_may_be_one_thing_or_lists_of_things():
+    network = torch.nn.Linear(2, 1)
+    before = [p.detach().clone() for p in network.parameters()]
+
+    def step(lr):
+        for p in network.parameters():
+            p.data -= lr
+        return 1.0
+
+    for changes in (
+        network,
+        network.parameters(),
+        iter([network]),
+        [[p] for p in network.parameters()],
+        tuple(network.parameters()),
+    ):
+        sweep(step, changes, 0.1, 1.0, 20)
+        assert all(map(torch.equal, network.parameters(), before))
+
+
+class Counter(torch.nn.Module):
+    """A buffer that is made anew in each step, as moving averages often are."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("n", torch.zeros(()))
+        self.p = torch.nn.Parameter(torch.ones(3))
+
+
+def test_what_a_step_does_to_a_module_beside_writing_into_its_tensors_is_put_back():
+    module = Counter().eval()
+    module.p.grad = slope = torch.ones(3)
+    storage, n, p = module.p.data_ptr(), module.n, module.p
+
+    def step(lr):
+        module.train()
+        module.n = module.n + 1
+        module.p.requires_grad_(False)
+        module.p.data = module.p.data - lr
+        module.p.grad = torch.zeros(3)
+        module.extra = torch.nn.Parameter(torch.zeros(1))
+        slope.zero_()
+        return 1.0
+
+    sweep(step, module, 0.1, 1.0, 20)
+    assert not module.training and module.n is n and n == 0 and module.p is p and not hasattr(module, "extra")
+    assert p.data_ptr() == storage and p.tolist() == [1, 1, 1] and p.requires_grad
+    assert p.grad is slope and slope.tolist() == [1, 1, 1]
+
+
+def test_an_optimizer_keeps_its_groups_and_the_precision_of_its_state():
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = torch.optim.SGD([p], lr=0.1)
+    optimizer.state[p]["master"] = torch.full((3,), 1.001)  # float32
+    group = optimizer.param_groups[0]
+
+    def step(lr):
+        group["lr"] = lr
+        group["params"].append(p)
+        optimizer.state[p]["master"] += 1
+        return 1.0
+
+    sweep(step, optimizer, 0.1, 1.0, 20)
+    assert optimizer.param_groups[0] is group and group["lr"] == 0.1 and group["params"] == [p]
+    state = optimizer.state[p]["master"]
+    assert state.dtype == torch.float32 and torch.equal(state, torch.full((3,), 1.001))
+
+
+@pytest.mark.parametrize(("last", "n"), [(1.9, 100), (2.1, 55)])  # 55: the window is full of the last loss
+def test_the_sweep_ends_when_the_loss_is_twice_that_of_the_start(last, n):
+    losses = iter([1.0] * 50 + [last] * 50)
+    assert len(sweep(lambda lr: next(losses), [], 1e-3, 1.0, 100).rates) == n
+
+
+def test_a_minimum_at_the_edge_is_said_to_be_one():
+    falling = sweep(lambda lr: 2 - lr, [], 1e-3, 1.0, 100)
+    assert falling.at_edge and falling.window == 5
+    assert "edge of the sweep" in lr_finder.plot(falling).axes[0].get_title(loc="left")
+    valley = sweep(lambda lr: 2 + abs(math.log10(lr) + 1.5), [], 1e-3, 1.0, 100)
+    assert not valley.at_edge and valley.suggestion == pytest.approx(10**-1.5, rel=0.1)
+
+
+def test_the_picture_shows_what_was_seen():
+    found = sweep(lambda lr: 2 + abs(math.log10(lr) + 1.5), [], 1e-3, 1.0, 100)
+    [axes] = lr_finder.plot(found).axes
+    dots, line = axes.lines[:2]
+    assert dots.get_ydata().tolist() == found.losses.tolist() and line.get_ydata().tolist() == found.smooth[1].tolist()
+    bottom, top = axes.get_ylim()
+    assert bottom < found.losses.min() and top > found.losses[found.rates <= found.suggestion].max()
+
+
+def test_even_a_flat_sweep_has_a_picture(recwarn):
+    lr_finder.plot(sweep(lambda lr: 1.0, [], 1e-3, 1.0, 20))
+    lr_finder.plot(sweep(lambda lr: 1.0 + lr, [], 1e-3, 1.0, 20))
+    assert not recwarn.list
 
 
 def test_the_picture_names_the_suggested_rate_and_its_rule():
@@ -221,7 +358,7 @@ def test_the_picture_names_the_suggested_rate_and_its_rule():
         found = find_learning_rate(step, [x], 100, spacing)
         [axes] = lr_finder.plot(found).axes
         words = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert any(f"{found.suggestion:.2g}" in text and lr_finder.RULE in text for text in words)
+        assert f"lowest mean: {found.suggestion:.2g} is suggested" in words
         assert axes.get_xscale() == ("log" if spacing == "exponential" else "linear")
         marked = [line.get_xdata()[0] for line in axes.lines if len(set(line.get_xdata())) == 1 and len(line.get_xdata()) == 2]
         assert marked == [found.suggestion]

@@ -1,12 +1,14 @@
 """Counting by array against counting by hand, and the figure that the project's models are held against."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.corpora import tinyshakespeare
-from shared.ngrams import bits_per_byte, probabilities, witten_bell
+from shared.ngrams import bits_per_byte, kneser_ney, probabilities, witten_bell
 
 FEW_LETTERS = st.lists(st.sampled_from([0, 1, 97, 255]), min_size=1, max_size=40).map(bytes)
 
@@ -32,30 +34,72 @@ def test_the_probabilities_of_all_bytes_add_up_to_one(train, context):
     assert sum(probabilities(train, context + bytes([byte]))[-1] for byte in range(256)) == pytest.approx(1)
 
 
-@given(
-    names=st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=12),
-    wanted=st.lists(st.text("abcd", min_size=1, max_size=5), min_size=1, max_size=3),
-    n=st.integers(1, 6),
-)
+NAMES = st.lists(st.text("abc", min_size=1, max_size=5), min_size=1, max_size=12)
+
+
+def rows(names: list[str], n: int) -> list[bytes]:
+    """Names between marks for their beginning and end, as stage 02 counts them; a is 27, so that a symbol needs 5 bits."""
+    padded = [bytes([0] * (n - 1) + [ord(letter) - 70 for letter in name] + [0]) for name in names]
+    return [text[i : i + n] for text in padded for i in range(len(text) - n + 1)]
+
+
+def as_array(rows: list[bytes]) -> np.ndarray:
+    return np.array([list(row) for row in rows])
+
+
+@given(names=NAMES, wanted=NAMES.map(lambda names: [name + "d" for name in names[:3]]), n=st.integers(1, 6))
 def test_rows_of_symbols_equal_a_count_by_hand(names, wanted, n):
-    """Names between marks for their beginning and end, as stage 02 counts them: 28 symbols need 5 bits each."""
-
-    def rows(names):
-        padded = [bytes([0] * (n - 1) + [ord(c) - 70 for c in name] + [0]) for name in names]  # a is 27
-        return [text[i : i + n] for text in padded for i in range(len(text) - n + 1)]
-
-    seen = rows(names)
+    seen = rows(names, n)
 
     def expected(row):
         context, symbol = row[:-1], row[-1]
-        shorter = 1 / 31 if not context else expected(row[1:])
+        shorter = expected(row[1:]) if context else 1 / 31
         follow = [other[-1] for other in seen if other[:-1].endswith(context)]
         if not follow:
             return shorter
         return (follow.count(symbol) + len(set(follow)) * shorter) / (len(follow) + len(set(follow)))
 
-    as_array = [np.array([list(row) for row in part]) for part in (seen, rows(wanted))]
-    assert witten_bell(*as_array, 31) == pytest.approx([expected(row) for row in rows(wanted)], rel=1e-12)
+    got = witten_bell(as_array(seen), as_array(rows(wanted, n)), 31)
+    assert got == pytest.approx([expected(row) for row in rows(wanted, n)], rel=1e-12)
+
+
+@given(names=NAMES, wanted=NAMES.map(lambda names: [name + "d" for name in names[:3]]), n=st.integers(1, 5))
+def test_kneser_and_neys_rule_equals_a_count_by_hand(names, wanted, n):
+    seen = rows(names, n)
+
+    def counts(length):
+        """n-gram -> how often it counts: each time at the greatest length, else once for each symbol before it."""
+        if length == n:
+            return Counter(seen)
+        return Counter(gram[1:] for gram in {row[-length - 1 :] for row in seen})
+
+    def expected(row):
+        count = counts(len(row))
+        shorter = expected(row[1:]) if len(row) > 1 else 1 / 31
+        follow = {gram: times for gram, times in count.items() if gram[:-1] == row[:-1]}
+        if not follow:
+            return shorter
+        once, twice = (sum(times == m for times in count.values()) for m in (1, 2))
+        discount = once / (once + 2 * twice) if once else 0
+        left = max(follow.get(row, 0) - discount, 0)
+        return (left + discount * len(follow) * shorter) / sum(follow.values())
+
+    got = kneser_ney(as_array(seen), as_array(rows(wanted, n)), 31)
+    assert got == pytest.approx([expected(row) for row in rows(wanted, n)], rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
+def test_thirty_three_symbols_are_kept_apart(rule):
+    """They need 6 bits; with 5, (1, 0) and (0, 32) would be one code."""
+    p = rule(np.array([[1, 0], [1, 0], [1, 3]]), np.array([[0, 32], [1, 0]]), 33)
+    assert p[0] < 0.1 < p[1]
+
+
+@pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
+@given(names=NAMES, context=st.text("abcd", min_size=3, max_size=3))
+def test_the_probabilities_of_all_symbols_add_up_to_one(rule, names, context):
+    wanted = np.array([[*(ord(letter) - 70 for letter in context), symbol] for symbol in range(31)])
+    assert rule(as_array(rows(names, 4)), wanted, 31).sum() == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -65,11 +109,13 @@ def test_rows_of_symbols_equal_a_count_by_hand(names, wanted, n):
         ([[1] * 13], [[1] * 13], "rows of 13 and 13 symbols; as many in both are expected, 1 to 12"),
         ([[1, 27]], [[1, 2]], "1 rows; at least one, with symbols from 0 to 26"),
         ([[1, 2]], [[-1, 2]], "symbols from 0 to 26"),
+        (np.zeros((0, 2), int), [[1, 2]], "0 rows; at least one"),
     ],
 )
-def test_rows_that_cannot_be_counted_are_refused(train, wanted, message):
+@pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
+def test_rows_that_cannot_be_counted_are_refused(train, wanted, message, rule):
     with pytest.raises(ValueError, match=message):
-        witten_bell(np.array(train), np.array(wanted), 27)
+        rule(np.array(train), np.array(wanted), 27)
 
 
 def test_five_grams_are_the_best_at_tiny_shakespeare_and_need_2_41_bits():
