@@ -188,7 +188,7 @@ def trained(kind: str, name: str, model: NameModel, generator: torch.Generator, 
     started = time.process_time()
     optimizer = torch.optim.AdamW(model.parameters())
     step = training_step(model, optimizer, x, y, BATCH_SIZE, generator)
-    rate = find_learning_rate(step, [*model.parameters(), optimizer, generator], SWEEP_STEPS).suggestion
+    rate = find_learning_rate(step, [model, optimizer, generator], SWEEP_STEPS).suggestion
     for lr in tqdm(linear_decay(rate, n_steps), desc=name, leave=False, disable=None):
         step(lr)
     seconds = time.process_time() - started

@@ -24,7 +24,7 @@ Spacing = Literal["exponential", "linear"]
 
 PROBES = [10.0**exponent for exponent in range(-7, 4)]
 PROBE_STEPS = 20
-NOTICED = 0.01  # a rate is too low if it moves the losses by less than this share of what the best rate moves them
+NOTICED = 0.02  # a rate is too low if it moves the losses by less than this share of what the best rate moves them
 HARM = 0.01  # and too high if it leaves the loss higher by this share than not training
 LEAST_STEPS = 20
 
@@ -82,7 +82,7 @@ def find_range(step: Step, changes: Any) -> tuple[float, float]:
 
     Each power from 1e-7 to 1e3 is tried for 20 steps from the same start on the same batches, and its losses are compared with
     those of the rate 0. Harm is a last loss that is 1% above that of not training. A rate is noticed if it moves the losses by
-    more than 1% of what the rate moves them that moves them most without harm. Other arguments and errors as above.
+    more than 2% of what the rate moves them that moves them most without harm. Other arguments and errors as above.
     """
     things = list(_flat(changes))
 
