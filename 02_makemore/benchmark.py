@@ -29,21 +29,15 @@ Rule = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float64]
 BATCH_SIZE = 1024
 SWEEP_STEPS = 500  # of the learning-rate finder, before each training
 
-PERCEPTRONS = [
-    (3, 10, 200, 0.0),
-    (3, 32, 400, 0.0),
-    (5, 32, 400, 0.2),
-    (8, 32, 400, 0.2),
-]  # letters, n_embd, n_hidden, dropout
+# letters of context, n_embd, n_hidden, dropout
+PERCEPTRONS = [(3, 10, 200, 0.0), (3, 32, 400, 0.0), (5, 32, 400, 0.2), (8, 32, 400, 0.2)]
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What `python -m 02_makemore.benchmark` does."""
 
-    names: Annotated[str | None, "file with one name a line, split as in the published figures; else the embedded names"] = (
-        None
-    )
+    names: Annotated[str | None, "file with one name a line, split as published; else the embedded names"] = None
     steps: Annotated[int, f"training steps of each network, {BATCH_SIZE:,} examples each, after those that find a rate"] = 6000
     seed: Annotated[int, "of the networks' first weights and their mini-batches"] = 1337
 
