@@ -30,7 +30,7 @@ BATCH_SIZE = 1024
 SWEEP_STEPS = 500  # of the learning-rate finder, before each training
 
 # letters of context, n_embd, n_hidden, dropout
-PERCEPTRONS = [(3, 10, 200, 0.0), (3, 32, 400, 0.0), (5, 32, 400, 0.2), (8, 32, 400, 0.2)]
+PERCEPTRONS = [(3, 10, 200, 0.0), (3, 32, 400, 0.1), (5, 32, 400, 0.2), (8, 32, 400, 0.2)]
 
 
 @dataclass(frozen=True)
