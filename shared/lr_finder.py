@@ -7,7 +7,7 @@ Networks, WACV 2017, section 3.3); S. Gugger's form of it, in the library fastai
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Spacing = Literal["exponential", "linear"]
 PROBES = [10.0**exponent for exponent in range(-7, 4)]
 PROBE_STEPS = 20
 NOTICED = 0.02  # a rate is too low if it moves the losses by less than this share of what the best rate moves them
-HARM = 0.01  # and too high if it leaves the loss higher by this share than not training
+HARM = 0.5  # and too high if it leaves the loss higher by this share than not training; a sweep stops by itself
 LEAST_STEPS = 20
 
 
@@ -37,6 +37,7 @@ class Sweep:
     losses: NDArray[np.float64]
     window: int
     spacing: Spacing
+    diverged: bool
 
     @property
     def smooth(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -49,17 +50,19 @@ class Sweep:
     def suggestion(self) -> float:
         """The rate at which the smoothed loss is lowest: up to there larger steps still helped.
 
-        At the edge of the sweep a better one may lie beyond (`at_edge`). Where the loss has no noise, as with the same batch
-        at each step, the lowest lies at the edge of divergence: take a third of it.
+        At the edge of the sweep a better one may lie beyond (`at_edge`). Where the loss has little noise, as with the same
+        batch at each step, or where the rate is not to fall during training, take a third of it: the lowest mean then lies
+        close to divergence.
         """
         rates, losses = self.smooth
         return float(rates[losses.argmin()])
 
     @property
     def at_edge(self) -> bool:
-        """Whether the smoothed loss is lowest at the first or the last rate: then the range was too narrow."""
+        """Whether the smoothed loss is lowest at the first rates, or at the last ones without having diverged."""
         _, losses = self.smooth
-        return losses.argmin() in (0, len(losses) - 1)
+        lowest, half = losses.argmin(), self.window // 2
+        return bool(lowest < half or (not self.diverged and lowest >= len(losses) - half))
 
 
 def find_learning_rate(step: Step, changes: Any, n_steps: int = 500, spacing: Spacing = "exponential") -> Sweep:
@@ -67,7 +70,7 @@ def find_learning_rate(step: Step, changes: Any, n_steps: int = 500, spacing: Sp
 
     `step(lr)` does one training step and returns its loss; lr is also 0, and up to 1000. `changes` is everything that a step
     changes: models, tensors, optimizers, schedules, random generators; the global random numbers of Python, NumPy and PyTorch
-    are always put back. Of a model that is its tensors, their gradients, and whether it is in training mode.
+    are always put back. Of a model that is its tensors, their gradients and its mode, but no other attributes.
     Raises ValueError if the same step does not give the same loss twice, if no rate changes the loss, or if all diverge;
     TypeError for what cannot be put back.
     """
@@ -81,8 +84,9 @@ def find_range(step: Step, changes: Any) -> tuple[float, float]:
     """The highest power of ten that is too low to notice, and the lowest one that does harm.
 
     Each power from 1e-7 to 1e3 is tried for 20 steps from the same start on the same batches, and its losses are compared with
-    those of the rate 0. Harm is a last loss that is 1% above that of not training. A rate is noticed if it moves the losses by
-    more than 2% of what the rate moves them that moves them most without harm. Other arguments and errors as above.
+    those of the rate 0. Harm is a mean of the last ten that is half as much again as that of not training. A rate is noticed
+    if it moves the losses by more than 2% of what the rate without harm moves them that moves them most. Other arguments and
+    errors as above.
     """
     things = list(_flat(changes))
 
@@ -95,14 +99,15 @@ def find_range(step: Step, changes: Any) -> tuple[float, float]:
         raise ValueError(f"the loss is {still[~np.isfinite(still)][0]} before any training; a finite number is expected")
     if not np.allclose(still, again, rtol=1e-3):
         raise ValueError(
-            f"the same step gives a loss of {still[-1]:g} and then of {again[-1]:g}; name what draws its batches among the "
-            "changes, or, where that cannot be put back, give `sweep` a range"
+            f"the same step gives a loss of {still[-1]:g} and then of {again[-1]:g}; name what draws its batches, or its "
+            "dropout, among the changes, or, where that cannot be put back, give `sweep` a range"
         )
     moved: dict[float, float] = {}
     high = PROBES[-1]
     for lr in PROBES:
         losses = probe(lr)
-        if not np.isfinite(losses).all() or losses[-1] - still[-1] > HARM * abs(still[-1]):
+        last, last_still = losses[PROBE_STEPS // 2 :].mean(), still[PROBE_STEPS // 2 :].mean()
+        if not np.isfinite(losses).all() or last - last_still > HARM * abs(last_still):
             high = lr
             break
         moved[lr] = float(np.abs(losses - still).mean())
@@ -128,18 +133,20 @@ def sweep(step: Step, changes: Any, low: float, high: float, n_steps: int = 500,
     rates = np.geomspace(low, high, n_steps) if spacing == "exponential" else np.linspace(low, high, n_steps)
     window = max(5, round(n_steps / 20))
     losses: list[float] = []
+    diverged = False
     with restored(changes):
         for rate in rates:
             loss = _number(step(float(rate)))
-            if not math.isfinite(loss):
-                break
-            losses.append(loss)
-            first, last = np.mean(losses[:window]), np.mean(losses[-window:])
-            if last - first > abs(first):  # twice as large; a loss may also be negative
+            diverged = not math.isfinite(loss)
+            if not diverged:
+                losses.append(loss)
+                first, last = np.mean(losses[:window]), np.mean(losses[-window:])
+                diverged = bool(last - first > abs(first))  # twice as large; a loss may also be negative
+            if diverged:
                 break
     if len(losses) < window:
         raise ValueError(f"the loss diverges within {len(losses) + 1} steps from a rate of {low:g}; a lower one is expected")
-    return Sweep(rates[: len(losses)], np.array(losses), window, spacing)
+    return Sweep(rates[: len(losses)], np.array(losses), window, spacing, diverged)
 
 
 def plot(found: Sweep, title: str = "") -> Picture:
@@ -167,8 +174,6 @@ def plot(found: Sweep, title: str = "") -> Picture:
 def restored(changes: Any) -> Iterator[None]:
     """Within this block anything may happen to `changes` and to the random numbers; after it they are as they were."""
     with ExitStack() as undo:
-        for thing in _flat(changes):
-            _remember(thing, undo)
         undo.callback(random.setstate, random.getstate())
         undo.callback(np.random.set_state, np.random.get_state())
         undo.callback(torch.set_rng_state, torch.get_rng_state())
@@ -176,12 +181,14 @@ def restored(changes: Any) -> Iterator[None]:
             undo.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
         if torch.backends.mps.is_available():
             undo.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+        for thing in _flat(changes):
+            _remember(thing, undo)
         yield
 
 
 def _flat(changes: Any) -> Iterator[Any]:
     """Single things, out of one thing or lists of lists of them."""
-    if isinstance(changes, Iterable) and not isinstance(changes, (torch.Tensor, torch.nn.Module, str)):
+    if isinstance(changes, (list, tuple, set)):
         for change in changes:
             yield from _flat(change)
     else:
@@ -195,29 +202,53 @@ def _remember(thing: Any, undo: ExitStack) -> None:
     elif isinstance(thing, torch.nn.Module):
         for part in thing.modules():
             undo.callback(setattr, part, "training", part.training)
-            for registry in (part._parameters, part._buffers):
+            for registry in (part._parameters, part._buffers, part._modules):
                 undo.callback(_refill, registry, dict(registry))
         for tensor in (*thing.parameters(), *thing.buffers()):
             _remember_tensor(tensor, undo)
     elif isinstance(thing, torch.optim.Optimizer):  # not by load_state_dict, which makes new groups and casts the state
-        undo.callback(_refill, thing.state, {p: deepcopy(state) for p, state in thing.state.items()})
-        for group in thing.param_groups:
-            kept = {name: list(value) if name == "params" else deepcopy(value) for name, value in group.items()}
-            undo.callback(_refill, group, kept)
+        undo.callback(_refill, thing.state, dict(thing.state))
+        undo.callback(thing.param_groups.__setitem__, slice(None), list(thing.param_groups))
+        for mapping in (*thing.state.values(), *thing.param_groups):
+            _remember_mapping(mapping, undo)
     elif isinstance(thing, np.random.Generator):
         undo.callback(setattr, thing.bit_generator, "state", deepcopy(thing.bit_generator.state))
-    elif hasattr(thing, "parameters"):  # a model of bare tensors
+    elif hasattr(thing, "parameters"):  # a model of bare tensors, as in stage 02
         for tensor in thing.parameters():
             _remember_tensor(tensor, undo)
+        _remember_parts(thing, undo)
     else:
         for read, write in (("state_dict", "load_state_dict"), ("get_state", "set_state"), ("getstate", "setstate")):
             if hasattr(thing, read) and hasattr(thing, write):
                 undo.callback(getattr(thing, write), deepcopy(getattr(thing, read)()))
                 return
         raise TypeError(
-            f"a {type(thing).__name__} cannot be put back; models, tensors, optimizers, schedules and random generators are "
-            "expected"
+            f"a {type(thing).__name__} cannot be put back; models, tensors, optimizers, schedules and random generators, "
+            "or lists of them, are expected"
         )
+
+
+def _remember_parts(part: Any, undo: ExitStack) -> None:
+    """The modes and the random generators of a model of bare tensors and of all its layers."""
+    if hasattr(part, "training"):
+        undo.callback(setattr, part, "training", part.training)
+    for value in _flat(list(vars(part).values())):
+        if isinstance(value, torch.Generator):
+            _remember(value, undo)
+        elif hasattr(value, "parameters") and hasattr(value, "__dict__"):
+            _remember_parts(value, undo)
+
+
+def _remember_mapping(mapping: MutableMapping[Any, Any], undo: ExitStack) -> None:
+    """An optimizer's options or state: tensors are written back in place, the rest is put back as a copy."""
+    kept = {}
+    for name, value in mapping.items():
+        if isinstance(value, torch.Tensor):
+            _remember_tensor(value, undo)
+            kept[name] = value
+        else:
+            kept[name] = list(value) if name == "params" else deepcopy(value)
+    undo.callback(_refill, mapping, kept)
 
 
 def _remember_tensor(tensor: torch.Tensor, undo: ExitStack) -> None:

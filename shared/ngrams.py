@@ -50,7 +50,7 @@ def kneser_ney(train: NDArray[np.int64], wanted: NDArray[np.int64], n_symbols: i
 
     From each count a discount is taken, and what was taken goes by the context that is one symbol shorter. In all but the
     longest context an n-gram counts once for each different symbol seen before it, not once for each time it was seen. The
-    discount is n1 / (n1 + 2 n2), with n1 and n2 the numbers of n-grams that count once and twice.
+    discount is n1 / (n1 + 2 n2), with n1 and n2 the numbers of n-grams that count once and twice; where one of them is 0, 1/2.
     """
     bits = _bits(train, wanted, n_symbols)
     p = np.full(len(wanted), 1 / n_symbols)
@@ -61,7 +61,7 @@ def kneser_ney(train: NDArray[np.int64], wanted: NDArray[np.int64], n_symbols: i
             one_longer = np.unique(_row_codes(train[:, -n - 1 :], bits))
             grams, counts = np.unique(one_longer & ((1 << n * bits) - 1), return_counts=True)
         once, twice = (counts == 1).sum(), (counts == 2).sum()
-        discount = once / (once + 2 * twice) if once else 0.0
+        discount = once / (once + 2 * twice) if once and twice else 0.5
         p = _mixed(grams, counts, _row_codes(wanted[:, -n:], bits), bits, p, discount)
     return p
 

@@ -80,12 +80,17 @@ def test_kneser_and_neys_rule_equals_a_count_by_hand(names, wanted, n):
         if not follow:
             return shorter
         once, twice = (sum(times == m for times in count.values()) for m in (1, 2))
-        discount = once / (once + 2 * twice) if once else 0
+        discount = once / (once + 2 * twice) if once and twice else 0.5
         left = max(follow.get(row, 0) - discount, 0)
         return (left + discount * len(follow) * shorter) / sum(follow.values())
 
     got = kneser_ney(as_array(seen), as_array(rows(wanted, n)), 31)
     assert got == pytest.approx([expected(row) for row in rows(wanted, n)], rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
+def test_nothing_is_impossible(rule):
+    assert rule(np.array([[1, 1]] * 5), np.array([[0, 0], [1, 0], [1, 1]]), 3).min() > 0
 
 
 @pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
