@@ -2,10 +2,13 @@
 slower than one; no network. At the end of a run the notebooks' times are listed."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("MPLBACKEND", None)  # a kernel would take it, and its pictures would go nowhere
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a script: the programs under test need Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from collections import Counter, defaultdict
 
