@@ -3,8 +3,15 @@
 The names and shapes are those of torch.nn, so that everything learned here carries over; the insides are all here.
 """
 
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+Hook = Callable[["Layer", tuple[Tensor], Tensor], Any]
 
 # shapes: N examples, T letters of context, C channels of an embedding, (…) any dimensions
 
@@ -15,7 +22,20 @@ class Layer:
     training = True
 
     def __call__(self, x: Tensor) -> Tensor:
+        out = self.forward(x)
+        for hook in list(vars(self).get("hooks", {}).values()):
+            hook(self, (x,), out)
+        return out
+
+    def forward(self, x: Tensor, /) -> Tensor:
         raise NotImplementedError
+
+    def register_forward_hook(self, hook: Hook) -> RemovableHandle:
+        """Call `hook(layer, inputs, output)` after each forward pass, until `remove()` of what is returned is called."""
+        hooks = vars(self).setdefault("hooks", OrderedDict())
+        handle = RemovableHandle(hooks)
+        hooks[handle.id] = hook
+        return handle
 
     def parameters(self) -> list[Tensor]:
         """The tensors that learn, always in the same order."""
@@ -55,7 +75,7 @@ class Linear(Layer):
         self.weight = weight.requires_grad_()
         self.bias = torch.zeros(out_features, requires_grad=True) if bias else None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         out = x @ self.weight.T
         return out if self.bias is None else out + self.bias
 
@@ -69,7 +89,7 @@ class Embedding(Layer):
     def __init__(self, num_embeddings: int, embedding_dim: int, generator: torch.Generator | None = None):
         self.weight = torch.randn(num_embeddings, embedding_dim, generator=generator).requires_grad_()
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.weight[x]
 
     def parameters(self) -> list[Tensor]:
@@ -79,15 +99,99 @@ class Embedding(Layer):
 class Tanh(Layer):
     """Bends each number into (-1, 1)."""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
 
 
 class Flatten(Layer):
     """All dimensions but the first in one row: (N, T, C) -> (N, T · C)"""
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return x.flatten(start_dim=1)
+
+
+class FlattenConsecutive(Layer):
+    """Sets each `n` neighbours in time side by side: (N, T, C) -> (N, T / n, n · C)
+
+    Nothing is computed: it is a view. Raises ValueError if n is below 1 or T is not a multiple of it.
+    """
+
+    def __init__(self, n: int):
+        if n < 1:
+            raise ValueError(f"n is {n}; at least 1 is expected")
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        N, T, C = x.shape
+        if T % self.n:
+            raise ValueError(
+                f"{T} positions cannot be set side by side {self.n} at a time; a multiple of {self.n} is expected"
+            )
+        return x.reshape(N, T // self.n, self.n * C)
+
+
+class BatchNorm1d(Layer):
+    """Gives each channel mean 0 and variance 1 over the batch, then a learned spread and mean: (…, C) -> (…, C)
+
+    In training over all examples (and, if x has them, all positions) at hand; in evaluation by running averages of what
+    training saw, so that an example's result no longer depends on its neighbours (Ioffe and Szegedy 2015). As in torch.nn
+    the batch is divided by its own variance, `mean((x - mean)²)`, while the running one averages the unbiased estimate, which
+    has n - 1 below the line. Where torch.nn expects (N, C, T), the channels here stand last, as in every other layer.
+    Raises ValueError for other than C channels, and in training for a single number a channel, which has no spread.
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        self.eps, self.momentum = eps, momentum
+        self.weight = torch.ones(num_features, requires_grad=True)
+        self.bias = torch.zeros(num_features, requires_grad=True)
+        self.running_mean = torch.zeros(num_features)
+        self.running_var = torch.ones(num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != len(self.weight):
+            raise ValueError(f"x is {tuple(x.shape)}; {len(self.weight)} channels are expected in its last dimension")
+        if not self.training:
+            return (x - self.running_mean) * self._scale(self.running_var) + self.bias
+        n = x.numel() // x.shape[-1]
+        if n < 2:
+            raise ValueError(f"x is {tuple(x.shape)}; in training at least 2 numbers a channel are expected")
+        rows = tuple(range(x.dim() - 1))  # all dimensions but the channels
+        mean = x.mean(dim=rows)
+        centred = x - mean
+        var = centred.square().mean(dim=rows)
+        with torch.no_grad():
+            self.running_mean += self.momentum * (mean - self.running_mean)
+            self.running_var += self.momentum * (var * n / (n - 1) - self.running_var)
+        return centred * self._scale(var) + self.bias
+
+    def _scale(self, var: Tensor) -> Tensor:
+        return self.weight / (var + self.eps).sqrt()
+
+    def parameters(self) -> list[Tensor]:
+        return [self.weight, self.bias]
+
+
+class LayerNorm(Layer):
+    """Gives each example mean 0 and variance 1 over its channels, then a learned spread and mean: (…, C) -> (…, C)
+
+    No example touches another one, and training and evaluation are the same (Ba, Kiros and Hinton 2016).
+    Raises ValueError for other than C channels.
+    """
+
+    def __init__(self, normalized_shape: int, eps: float = 1e-5):
+        self.eps = eps
+        self.weight = torch.ones(normalized_shape, requires_grad=True)
+        self.bias = torch.zeros(normalized_shape, requires_grad=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != len(self.weight):
+            raise ValueError(f"x is {tuple(x.shape)}; {len(self.weight)} channels are expected in its last dimension")
+        centred = x - x.mean(dim=-1, keepdim=True)
+        var = centred.square().mean(dim=-1, keepdim=True)
+        return centred / (var + self.eps).sqrt() * self.weight + self.bias
+
+    def parameters(self) -> list[Tensor]:
+        return [self.weight, self.bias]
 
 
 class Dropout(Layer):
@@ -102,7 +206,7 @@ class Dropout(Layer):
             raise ValueError(f"p is {p}; a probability of at least 0 and below 1 is expected")
         self.p, self.generator = p, generator
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         kept = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=self.generator) >= self.p
@@ -115,7 +219,7 @@ class Sequential(Layer):
     def __init__(self, *layers: Layer):
         self.layers = layers
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             x = layer(x)
         return x

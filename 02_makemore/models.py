@@ -1,17 +1,35 @@
-"""Models of names, each better than the one before: a table of counts, one linear layer, a perceptron with embeddings.
+"""Models of names, each better than the one before: counting, one linear layer, a perceptron with embeddings, a WaveNet.
 
 All of them answer the same question: given the symbols before, how likely is each of the 27 symbols to come next?
 """
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from shared.ngrams import witten_bell
+
 from .data import SYMBOLS, decode
-from .layers import Dropout, Embedding, Flatten, Layer, Linear, Sequential, Tanh, cross_entropy
+from .layers import (
+    BatchNorm1d,
+    Dropout,
+    Embedding,
+    Flatten,
+    FlattenConsecutive,
+    Layer,
+    Linear,
+    Sequential,
+    Tanh,
+    cross_entropy,
+)
+
+# Rows of symbols that were seen, rows whose last symbol is to be predicted, the number of symbols -> probabilities
+Rule = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float64]]
 
 # N examples, T = block_size letters of context, V = 27 symbols
 
@@ -26,7 +44,7 @@ class NameModel(Layer):
     block_size: int
     layers: Layer
 
-    def __call__(self, contexts: Tensor) -> Tensor:
+    def forward(self, contexts: Tensor) -> Tensor:
         return self.layers(contexts)
 
     def parameters(self) -> list[Tensor]:
@@ -56,6 +74,8 @@ class NameModel(Layer):
             raise ValueError(f"n is {n} and temperature is {temperature}; finite numbers of at least 0 are expected")
         if isinstance(exclude, str):
             raise ValueError(f"exclude is the text {exclude!r}; a list or set of names is expected")
+        if n == 0:
+            return []
         excluded, names = frozenset(exclude), list[str]()
         training = self.training
         self.eval()
@@ -113,8 +133,25 @@ class BigramTable(NameModel):
         weights[weights.sum(dim=1) == 0] = 1
         self.probabilities = (weights / weights.sum(dim=1, keepdim=True)).float()  # (V, V), each row sums to 1
 
-    def __call__(self, contexts: Tensor) -> Tensor:
+    def forward(self, contexts: Tensor) -> Tensor:
         return self.probabilities.log()[contexts[:, -1]]
+
+
+class Ngrams(NameModel):
+    """Counting with longer contexts: those of the examples, smoothed by a rule of shared/ngrams.py."""
+
+    def __init__(self, contexts: Tensor, targets: Tensor, rule: Rule = witten_bell):
+        self.block_size = contexts.shape[1]
+        self.layers = Sequential()  # none: the counts answer
+        self.rule = rule
+        self.learned = torch.cat([contexts, targets[:, None]], dim=1).numpy()  # (M, T + 1)
+
+    def forward(self, contexts: Tensor) -> Tensor:
+        symbols = torch.arange(V).repeat(len(contexts))[:, None]
+        asked = torch.cat(
+            [contexts.repeat_interleave(V, dim=0), symbols], dim=1
+        )  # (N · V, T + 1): each context with each symbol
+        return torch.from_numpy(self.rule(self.learned, asked.numpy(), V)).log().view(-1, V)
 
 
 class BigramNetwork(NameModel):
@@ -126,26 +163,73 @@ class BigramNetwork(NameModel):
         self.linear = Linear(V, V, bias=False, generator=generator)
         self.layers = self.linear
 
-    def __call__(self, contexts: Tensor) -> Tensor:
+    def forward(self, contexts: Tensor) -> Tensor:
         return self.linear(one_hot(contexts[:, -1], V).to(self.linear.weight.dtype))
 
 
 class Perceptron(NameModel):
     """Embeddings of the last `block_size` symbols side by side, a hidden layer, logits (Bengio et al. 2003).
 
-    `dropout` is the share of hidden neurons that are silenced at random in training.
+    `dropout` is the share of hidden neurons that are silenced at random in training. With `batch_norm` what goes into tanh is
+    normalised over the batch.
+    """
+
+    def __init__(
+        self,
+        block_size: int,
+        n_embd: int,
+        n_hidden: int,
+        generator: torch.Generator | None = None,
+        dropout: float = 0.0,
+        batch_norm: bool = False,
+    ):
+        self.block_size = block_size
+        self.embedding = Embedding(V, n_embd, generator)  # (V, n_embd)
+        n_in = block_size * n_embd
+        hidden = (
+            [Linear(n_in, n_hidden, bias=False, generator=generator), BatchNorm1d(n_hidden)]  # which has a bias of its own
+            if batch_norm
+            else [Linear(n_in, n_hidden, gain=5 / 3, generator=generator)]  # 5/3 makes up for what tanh squeezes
+        )
+        self.layers = Sequential(
+            self.embedding,  # (N, T) -> (N, T, n_embd)
+            Flatten(),  # -> (N, T * n_embd)
+            *hidden,  # -> (N, n_hidden)
+            Tanh(),
+            Dropout(dropout, generator),
+            Linear(n_hidden, V, generator=generator),
+        )
+
+
+class WaveNet(NameModel):
+    """Embeddings fused two by two, and the pairs again, until one vector speaks for all (van den Oord et al. 2016).
+
+    `block_size` is a power of two, at least 2: with 8 symbols there are three layers of fusing, and a symbol's neighbour has
+    more to say to it than one far away. `dropout` is as in the perceptron, after each layer. Raises ValueError for another
+    block_size.
     """
 
     def __init__(
         self, block_size: int, n_embd: int, n_hidden: int, generator: torch.Generator | None = None, dropout: float = 0.0
     ):
+        if block_size < 2 or block_size & (block_size - 1):
+            raise ValueError(f"block_size is {block_size}; a power of two, at least 2, is expected")
         self.block_size = block_size
-        self.embedding = Embedding(V, n_embd, generator)  # (V, n_embd)
+        self.embedding = Embedding(V, n_embd, generator)
+        fusing: list[Layer] = []
+        n_in = n_embd
+        for _ in range(block_size.bit_length() - 1):
+            fusing += [
+                FlattenConsecutive(2),  # (N, T, n_in) -> (N, T / 2, 2 * n_in)
+                Linear(2 * n_in, n_hidden, bias=False, generator=generator),  # -> (N, T / 2, n_hidden)
+                BatchNorm1d(n_hidden),
+                Tanh(),
+                Dropout(dropout, generator),
+            ]
+            n_in = n_hidden
         self.layers = Sequential(
             self.embedding,  # (N, T) -> (N, T, n_embd)
-            Flatten(),  # -> (N, T * n_embd)
-            Linear(block_size * n_embd, n_hidden, gain=5 / 3, generator=generator),  # 5/3 makes up for what tanh squeezes
-            Tanh(),
-            Dropout(dropout, generator),
+            *fusing,  # -> (N, 1, n_hidden)
+            Flatten(),  # -> (N, n_hidden)
             Linear(n_hidden, V, generator=generator),
         )

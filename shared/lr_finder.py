@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .parts import named_layers
 from .plotting import BLUE, GREY, ORANGE, Picture, new_figure
 
 Step = Callable[[float], Any]  # one training step at the given learning rate; returns the loss, a number or a tensor
@@ -216,7 +217,8 @@ def _remember(thing: Any, undo: ExitStack) -> None:
     elif hasattr(thing, "parameters"):  # a model of bare tensors, as in stage 02
         for tensor in thing.parameters():
             _remember_tensor(tensor, undo)
-        _remember_parts(thing, undo)
+        for _, layer in named_layers(thing):
+            _remember_layer(layer, undo)
     else:
         for read, write in (("state_dict", "load_state_dict"), ("get_state", "set_state"), ("getstate", "setstate")):
             if hasattr(thing, read) and hasattr(thing, write):
@@ -228,15 +230,14 @@ def _remember(thing: Any, undo: ExitStack) -> None:
         )
 
 
-def _remember_parts(part: Any, undo: ExitStack) -> None:
-    """The modes and the random generators of a model of bare tensors and of all its layers."""
-    if hasattr(part, "training"):
-        undo.callback(setattr, part, "training", part.training)
-    for value in _flat(list(vars(part).values())):
-        if isinstance(value, torch.Generator):
+def _remember_layer(layer: Any, undo: ExitStack) -> None:
+    """The mode, the random generators and the tensors, running statistics among them, of a layer of bare tensors."""
+    if hasattr(layer, "training"):
+        undo.callback(setattr, layer, "training", layer.training)
+    for name, value in vars(layer).items():
+        if isinstance(value, (torch.Generator, torch.Tensor)):
             _remember(value, undo)
-        elif hasattr(value, "parameters") and hasattr(value, "__dict__"):
-            _remember_parts(value, undo)
+            undo.callback(setattr, layer, name, value)
 
 
 def _remember_mapping(mapping: MutableMapping[Any, Any], undo: ExitStack) -> None:

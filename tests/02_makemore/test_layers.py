@@ -109,6 +109,128 @@ def test_the_same_generator_makes_the_same_layer_and_leaves_the_global_numbers_a
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def batchnorms(n, dtype):
+    """Ours and PyTorch's with the same random numbers."""
+    ours, theirs = layers.BatchNorm1d(n), torch.nn.BatchNorm1d(n)
+    ours.weight.data, ours.bias.data = torch.rand(n) + 0.5, torch.randn(n) / 2  # outputs of size 1, to which 1e-6 is measured
+    hand_over(ours, theirs, dtype)
+    ours.running_mean, ours.running_var = ours.running_mean.to(dtype), ours.running_var.to(dtype)
+    return ours, theirs
+
+
+@FLOATS
+@pytest.mark.parametrize("shape", [(30, 5), (20, 3, 5), (1, 12, 5)])
+def test_batchnorm_is_torchs_in_training_and_evaluation(dtype, tolerance, shape):
+    """PyTorch's has the channels before the time."""
+    ours, theirs = batchnorms(5, dtype)
+
+    def theirs_with_channels_last(x):
+        return theirs(x.movedim(-1, 1)).movedim(1, -1)
+
+    theirs_with_channels_last.parameters = theirs.parameters
+    for step in range(10):
+        x = torch.randn(shape, dtype=dtype) + torch.randn(5, dtype=dtype) / 2
+        if step in (4, 9):
+            ours.eval(), theirs.eval()
+        for p in (*ours.parameters(), *theirs.parameters()):
+            p.grad = None
+        compare(ours, theirs_with_channels_last, x, tolerance)
+        same(ours.running_mean, theirs.running_mean, tolerance)
+        same(ours.running_var, theirs.running_var, tolerance)
+        ours.train(), theirs.train()
+
+
+def test_batchnorm_couples_examples_in_training_alone():
+    x, norm = torch.randn(10, 4), layers.BatchNorm1d(4)
+    other = torch.cat([x[:1], torch.randn(9, 4)])
+    assert not torch.allclose(norm(x)[0], norm(other)[0])
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    norm.eval()
+    assert torch.equal(norm(x)[0], norm(other)[0]) and torch.equal(norm(x[:1]), norm(x)[:1])
+    assert torch.equal(norm.running_mean, before[0]) and torch.equal(norm.running_var, before[1])
+    assert len(norm.parameters()) == 2 and not norm.running_mean.requires_grad
+
+
+def test_batchnorm_in_float32_takes_double_precision_too():
+    norm = layers.BatchNorm1d(3)
+    norm(torch.randn(5, 3, dtype=torch.float64)).sum().backward()
+    assert norm.running_mean.dtype == torch.float32 and norm.running_mean.any()
+
+
+@FLOATS
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (5,)])
+def test_layernorm_is_torchs(dtype, tolerance, shape):
+    ours, theirs = layers.LayerNorm(5), torch.nn.LayerNorm(5)
+    ours.weight.data, ours.bias.data = torch.randn(5), torch.randn(5)
+    hand_over(ours, theirs, dtype)
+    compare(ours, theirs, torch.randn(shape, dtype=dtype) * 2 + 1, tolerance)
+
+
+@FLOATS
+@pytest.mark.parametrize("n", [1, 2, 4, 8])
+def test_flattening_neighbours_and_a_linear_layer_are_torchs_strided_convolution(dtype, tolerance, n):
+    ours = layers.Sequential(layers.FlattenConsecutive(n), layers.Linear(3 * n, 5))
+    conv = torch.nn.Conv1d(3, 5, kernel_size=n, stride=n).to(dtype)
+    linear = ours.layers[1]
+    linear.weight.data, linear.bias.data = linear.weight.data.to(dtype), torch.randn(5, dtype=dtype)
+    conv.weight.data = linear.weight.data.view(5, n, 3).transpose(1, 2).contiguous()
+    conv.bias.data = linear.bias.data.clone()
+    mine, other = (x.requires_grad_() for x in [torch.randn(6, 8, 3, dtype=dtype)] for _ in range(2))
+    out, expected = ours(mine), conv(other.transpose(1, 2)).transpose(1, 2)
+    assert out.shape == (6, 8 // n, 5)
+    same(out, expected, tolerance)
+    direction = torch.randn_like(out) / out.numel() ** 0.5
+    [slope], [slope_of_theirs] = (torch.autograd.grad(y, x, direction) for y, x in ((out, mine), (expected, other)))
+    same(slope, slope_of_theirs, tolerance)
+
+
+def test_flattening_all_positions_is_flatten_and_a_view():
+    x = torch.randn(4, 6, 3)
+    out = layers.FlattenConsecutive(6)(x)
+    assert torch.equal(out[:, 0], layers.Flatten()(x)) and out.data_ptr() == x.data_ptr()
+
+
+@pytest.mark.parametrize("layer", [layers.BatchNorm1d(5), layers.LayerNorm(5)], ids=["BatchNorm1d", "LayerNorm"])
+def test_other_channels_than_a_norm_was_made_for_are_refused(layer):
+    with pytest.raises(ValueError, match=r"x is \(8, 5, 3\); 5 channels are expected in its last dimension"):
+        layer(torch.randn(8, 5, 3))
+
+
+def test_one_number_a_channel_has_no_spread():
+    norm = layers.BatchNorm1d(5)
+    with pytest.raises(ValueError, match=r"x is \(1, 5\); in training at least 2 numbers a channel"):
+        norm(torch.randn(1, 5))
+    assert norm.eval()(torch.randn(1, 5)).shape == (1, 5)
+
+
+@pytest.mark.parametrize("n", [0, -2])
+def test_neighbours_that_cannot_be_flattened_are_refused(n):
+    with pytest.raises(ValueError, match=f"n is {n}; at least 1"):
+        layers.FlattenConsecutive(n)
+    with pytest.raises(ValueError, match="6 positions cannot be set side by side 4 at a time; a multiple of 4"):
+        layers.FlattenConsecutive(4)(torch.randn(2, 6, 3))
+
+
+@pytest.mark.parametrize("parts", [layers, torch.nn], ids=["ours", "torch"])
+def test_a_hook_sees_each_forward_pass_until_it_is_removed_as_in_torch(parts):
+    first, second = parts.Tanh(), parts.Tanh()
+    network, seen = parts.Sequential(first, second), []
+    handles = [
+        second.register_forward_hook(lambda layer, inputs, out: seen.append((layer, inputs, out))),
+        second.register_forward_hook(lambda *_: seen.append("second hook")),
+    ]
+    x = torch.randn(3)
+    out = network(x)
+    assert torch.equal(seen[0][1][0], x.tanh()) and seen[0][2] is out and seen[0][0] is second
+    assert seen[1:] == ["second hook"]
+    handles[0].remove()
+    network(x)
+    assert seen[1:] == ["second hook"] * 2
+    handles[1].remove()
+    network(x)
+    assert len(seen) == 3
+
+
 @FLOATS
 def test_dropout_is_a_mask_times_its_input_scaled_so_that_the_mean_stays(dtype, tolerance):
     x = (torch.rand(1000, 100, dtype=dtype) + 1).requires_grad_()

@@ -4,9 +4,12 @@ import math
 from collections import Counter
 from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+
+from shared.ngrams import kneser_ney, witten_bell
 
 data = import_module("02_makemore.data")
 layers = import_module("02_makemore.layers")
@@ -24,13 +27,19 @@ def all_models():
     return [
         models.BigramTable(*pairs),
         models.BigramTable(*pairs, smoothing=1.0),
+        models.Ngrams(*data.examples(NAMES, 3)),
+        models.Ngrams(*data.examples(NAMES, 2), kneser_ney),
         models.BigramNetwork(generator()),
         models.Perceptron(3, 5, 20, generator()),
         models.Perceptron(8, 5, 20, generator(), dropout=0.5),
+        models.Perceptron(3, 5, 20, generator(), batch_norm=True),
+        models.WaveNet(4, 5, 20, generator(), dropout=0.5),
     ]
 
 
-MODELS = pytest.mark.parametrize("model", all_models(), ids=["table", "smooth table", "one layer", "3 letters", "8 letters"])
+IDS = ["table", "smooth table", "Witten-Bell", "Kneser-Ney", "one layer"]
+IDS += ["3 letters", "8 letters", "BatchNorm", "WaveNet"]
+MODELS = pytest.mark.parametrize("model", all_models(), ids=IDS)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.5, 3.0])
@@ -42,6 +51,18 @@ def test_the_bigram_table_counts_pairs(smoothing):
         for j, second in enumerate(data.SYMBOLS):
             assert table.counts[i, j] == pairs[first, second]
             assert table.probabilities[i, j].item() == pytest.approx((pairs[first, second] + smoothing) / total)
+
+
+@pytest.mark.parametrize("rule", [witten_bell, kneser_ney])
+def test_longer_counts_are_their_rule(rule):
+    x, y = data.examples(NAMES, 3)
+    model = models.Ngrams(x, y, rule)
+    unseen = torch.randint(27, (300, 3))
+    for contexts, targets in ((x[:500], y[:500]), (unseen, torch.randint(27, (300,)))):
+        rows = [torch.cat([c, t[:, None]], dim=1).numpy() for c, t in ((x, y), (contexts, targets))]
+        logits = model(contexts)
+        assert torch.allclose(logits.exp().sum(dim=1), torch.ones(len(contexts), dtype=torch.float64))
+        assert model.loss(contexts, targets).item() == pytest.approx(-np.log(rule(*rows, 27)).mean())
 
 
 def test_a_symbol_without_a_successor_is_followed_by_all_alike():
@@ -100,6 +121,98 @@ def test_the_perceptron_is_torchs():
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-12)
     assert sum(p.numel() for p in ours.parameters()) == 11_897  # the published perceptron
+
+
+def theirs_of(model):
+    """The same network of PyTorch's layers, in double precision, as is then ours too."""
+    made = {
+        "Embedding": lambda layer: torch.nn.Embedding(*layer.weight.shape),
+        "Linear": lambda layer: torch.nn.Linear(*reversed(layer.weight.shape), bias=layer.bias is not None),
+        "BatchNorm1d": lambda layer: torch.nn.BatchNorm1d(len(layer.weight)),
+        "Tanh": lambda layer: torch.nn.Tanh(),
+        "Dropout": lambda layer: torch.nn.Dropout(layer.p),
+    }
+    parts = {}
+    for i, layer in enumerate(model.layers.layers):
+        kind = type(layer).__name__
+        if kind in made:
+            parts[i] = made[kind](layer).double()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            if getattr(layer, name, None) is not None:
+                ours = getattr(layer, name)
+                ours.data = ours.data.double()
+                getattr(parts[i], name).data = ours.data.clone()
+    return parts
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_wavenet_is_torchs(training):
+    """8 letters, three times two neighbours become one; in PyTorch's form, with channels before time where it wants them."""
+    ours = models.WaveNet(8, 24, 128, generator())
+    assert sum(p.numel() for p in ours.parameters()) == 76_579  # the published one
+    parts = theirs_of(ours)
+
+    def theirs(contexts):
+        x = None
+        for i, layer in enumerate(ours.layers.layers):
+            kind = type(layer).__name__
+            if kind == "FlattenConsecutive":
+                x = torch.cat([x[:, 0::2], x[:, 1::2]], dim=2)
+            elif kind == "Flatten":
+                x = x[:, 0]
+            elif kind == "BatchNorm1d":
+                x = parts[i](x.transpose(1, 2)).transpose(1, 2)
+            else:
+                x = parts[i](contexts if kind == "Embedding" else x)
+        return x
+
+    x, y = data.examples(NAMES[:50], 8)
+    for _ in range(3):
+        ours.train(), theirs(x)
+        ours(x)
+    if not training:
+        ours.eval()
+        for part in parts.values():
+            part.eval()
+    loss, expected = ours.loss(x, y), F.cross_entropy(theirs(x), y)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-12)
+    learned = [p for part in parts.values() for p in part.parameters()]
+    for p, q in zip(ours.parameters(), learned, strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_the_wavenet_fuses_neighbours_first():
+    """What the fourth letter changes in the first two layers is the second pair and the first four, nothing else."""
+    model = models.WaveNet(8, 3, 5, generator()).eval()
+    seen = []
+    for layer in model.layers.layers:
+        if type(layer).__name__ == "Linear":
+            layer.register_forward_hook(lambda layer, inputs, out: seen.append(out))
+    x = torch.randint(1, 27, (1, 8))
+    model(x)
+    x[0, 3] = 0
+    model(x)
+    changed = [(a != b).any(dim=-1)[0].tolist() for a, b in zip(seen[:3], seen[4:7], strict=True)]
+    assert changed == [[False, True, False, False], [True, False], [True]]
+
+
+@pytest.mark.parametrize("block_size", [0, 1, 3, 6, -2])
+def test_letters_that_are_no_power_of_two_are_refused(block_size):
+    with pytest.raises(ValueError, match=f"block_size is {block_size}; a power of two, at least 2"):
+        models.WaveNet(block_size, 4, 8)
+
+
+def test_the_perceptron_with_batchnorm_feeds_tanh_with_spread_one_whatever_its_weights():
+    model = models.Perceptron(3, 10, 200, generator(), batch_norm=True)
+    x = data.examples(NAMES, 3)[0]
+    linear, norm = model.layers.layers[2:4]
+    assert linear.bias is None and sum(p.numel() for p in model.parameters()) == 12_097  # the published one
+    for scale in (1, 100):
+        linear.weight.data *= scale
+        out = norm(linear(model.embedding(x).flatten(1)))
+        assert out.mean().abs() < 1e-4 and out.std().item() == pytest.approx(1, abs=1e-3)
 
 
 @MODELS
@@ -204,10 +317,10 @@ def test_a_model_that_has_diverged_is_named():
 class Watched(models.BigramNetwork):
     """Notes how it is called."""
 
-    def __call__(self, contexts):
+    def forward(self, contexts):
         self.calls = getattr(self, "calls", 0) + 1
         assert not torch.is_grad_enabled() and not self.training
-        return super().__call__(contexts)
+        return super().forward(contexts)
 
 
 @pytest.mark.parametrize("training", [True, False])

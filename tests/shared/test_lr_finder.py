@@ -367,6 +367,32 @@ def test_a_model_of_bare_tensors_keeps_its_mode_and_its_dropouts_random_numbers(
     assert not model.training and not any(layer.training for layer in (model.layers, *model.layers.layers))
 
 
+def test_a_model_of_bare_tensors_keeps_its_running_statistics():
+    models, training = import_module("02_makemore.models"), import_module("02_makemore.training")
+    model = models.WaveNet(4, 4, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x = torch.randint(27, (100, 4))
+    generator = torch.Generator().manual_seed(1)
+    step = training.training_step(model, optimizer, x, x[:, 0], 16, generator)
+    step(0.1)
+    norms = [layer for layer in model.layers.layers if hasattr(layer, "running_mean")]
+    held = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+    before = [tensor.tolist() for tensor in held]
+    find_learning_rate(step, [model, optimizer, generator], 30)
+    after = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
+    assert len(norms) == 2 and [tensor.tolist() for tensor in after] == before
+    assert all(a is b for a, b in zip(held, after, strict=True))
+    norms[0].running_mean = norms[0].running_mean.clone()
+    kept = norms[0].running_mean
+
+    def replacing(lr):
+        norms[0].running_mean = norms[0].running_mean + 1
+        return step(lr)
+
+    find_learning_rate(replacing, [model, optimizer, generator], 30)
+    assert norms[0].running_mean is kept
+
+
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_noise_does_not_cut_the_range(batch_size):
     """From eight starts, the highest rate worth sweeping is the same within one power of ten."""

@@ -1,0 +1,49 @@
+"""The layers and weights of a model by name, be it a torch.nn.Module or made of layers of bare tensors as in stage 02."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+
+
+def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """The model itself, under the name "", and each layer within it once, by the attributes that lead to it: "layers.2".
+
+    A layer of bare tensors is any object with a method `parameters`; its layers are its attributes and what lies in lists of
+    them. As in torch.nn, what lies in a list named `layers` is called by its number alone.
+    """
+    yield from model.named_modules() if isinstance(model, Module) else _within(model, "", set())
+
+
+def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of the model that learns, once, by the name of its layer and its own: "layers.2.weight"."""
+    if isinstance(model, Module):
+        yield from ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+        return
+    seen = set[int]()
+    for layer_name, layer in named_layers(model):
+        for name, tensor in vars(layer).items():
+            if isinstance(tensor, Tensor) and tensor.requires_grad and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{layer_name}.{name}".lstrip("."), tensor
+
+
+def _within(layer: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield name, layer
+    for attribute, value in vars(layer).items():
+        for path, part in _unpacked("" if attribute == "layers" and isinstance(value, (list, tuple)) else attribute, value):
+            if hasattr(part, "parameters") and hasattr(part, "__dict__"):
+                yield from _within(part, ".".join(filter(None, (name, path))), seen)
+
+
+def _unpacked(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A thing, or each thing in lists of lists, under the attribute's name and its places in the lists."""
+    if isinstance(value, (list, tuple)):
+        for i, part in enumerate(value):
+            yield from _unpacked(f"{path}.{i}".lstrip("."), part)
+    else:
+        yield path, value

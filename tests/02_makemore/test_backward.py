@@ -1,0 +1,129 @@
+"""The hand-written backward pass against autograd, tensor by tensor, and against the model that it takes apart."""
+
+from importlib import import_module
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+backward = import_module("02_makemore.backward")
+models = import_module("02_makemore.models")
+
+
+def a_network():
+    """A forward pass of a random shape from random numbers, with autograd's gradients, and the same without autograd."""
+    N, T, E, H = (int(torch.randint(2, 40, ())) for _ in range(4))
+    t = backward.differentiated(N, min(T, 6), E, H, torch.Generator().manual_seed(int(torch.randint(10**6, ()))))
+    return t, SimpleNamespace(**{name: value.detach().clone() for name, value in vars(t).items()})
+
+
+def a_perceptron(t):
+    """The model with BatchNorm, in double precision, with the numbers of the forward pass; it has no b1."""
+    H, width = t.W1.shape
+    E = t.C.shape[1]
+    model = models.Perceptron(width // E, E, H, batch_norm=True)
+    norm = model.layers.layers[3]
+    norm.running_mean, norm.running_var = norm.running_mean.double(), norm.running_var.double()
+    for p, name in zip(model.parameters(), ("C", "W1", "gamma", "beta", "W2", "b2"), strict=True):
+        p.data = getattr(t, name).detach().clone()
+    return model
+
+
+def test_the_forward_pass_is_the_perceptrons_with_batchnorm():
+    for _ in range(10):
+        t, _plain = a_network()
+        model = a_perceptron(t)
+        torch.testing.assert_close(t.logits, model(t.contexts), rtol=1e-12, atol=1e-12)
+        loss = model.loss(t.contexts, t.targets)
+        torch.testing.assert_close(t.loss, loss, rtol=1e-12, atol=1e-12)
+        loss.backward()
+        for p, name in zip(model.parameters(), ("C", "W1", "gamma", "beta", "W2", "b2"), strict=True):
+            torch.testing.assert_close(getattr(t, name).grad, p.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", backward.TENSORS)
+def test_each_gradient_by_hand_is_autograds(name):
+    for _ in range(5):
+        t, plain = a_network()
+        expected, got = getattr(t, name).grad, getattr(backward.gradients(plain), name)
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", backward.PARAMETERS)
+def test_the_short_forms_give_the_same_gradients(name):
+    for _ in range(5):
+        t, plain = a_network()
+        torch.testing.assert_close(
+            getattr(backward.short_gradients(plain), name), getattr(t, name).grad, rtol=1e-12, atol=1e-12
+        )
+
+
+def test_every_tensor_that_the_loss_depends_on_is_there():
+    t, _plain = a_network()
+    assert set(vars(t)) == {*backward.TENSORS, "contexts", "targets", "loss"}
+    assert set(backward.PARAMETERS) < set(backward.TENSORS)
+
+
+def test_a_bias_before_batchnorm_is_useless():
+    t, _plain = a_network()
+    assert t.b1.grad.abs().max() < 1e-15 < t.b2.grad.abs().max()
+
+
+@pytest.mark.parametrize("by_hand", [backward.gradients, backward.short_gradients])
+def test_training_by_hand_gives_the_weights_of_training_by_autograd(by_hand):
+    t, plain = a_network()
+    model = a_perceptron(t)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weights = {name: getattr(plain, name) for name in backward.PARAMETERS}
+    for _ in range(100):
+        optimizer.zero_grad()
+        model.loss(t.contexts, t.targets).backward()
+        optimizer.step()
+        d = by_hand(backward.forward(weights, t.contexts, t.targets))
+        weights = {name: w - 0.1 * getattr(d, name) for name, w in weights.items()}
+    assert not torch.allclose(weights["W1"], t.W1, atol=1e-3)
+    weights.pop("b1")
+    for p, (name, w) in zip(model.parameters(), weights.items(), strict=True):
+        torch.testing.assert_close(w, p.data, rtol=1e-9, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("name", backward.TENSORS)
+def test_the_check_of_an_exercise_takes_the_right_answer_and_no_other(name):
+    right = backward.gradients
+
+    def answer(t, d):
+        return getattr(right(t), name)
+
+    backward.check(name, answer)
+    with pytest.raises(AssertionError, match=f"d_{name}: expected a tensor, got a NoneType"):
+        backward.check(name, lambda t, d: None)
+    with pytest.raises(AssertionError, match=f"d_{name}: expected the shape of {name}, .*, got "):
+        backward.check(name, lambda t, d: answer(t, d)[None])
+    for wrong in (
+        lambda x: x + 1e-9,
+        lambda x: x * torch.nan,
+        lambda x: x + 1e-9 * (torch.arange(x.numel()) == 1).view(x.shape),
+    ):
+        with pytest.raises(AssertionError, match=rf"d_{name} with N = .*: expected .* at flat index \d+, got "):
+            backward.check(name, lambda t, d, wrong=wrong: wrong(answer(t, d)))
+    if name not in ("largest", "b1"):  # which are 0
+        for wrong in (lambda x: -x, lambda x: 2 * x, lambda x: x * 0):
+            with pytest.raises(AssertionError, match="expected"):
+                backward.check(name, lambda t, d, wrong=wrong: wrong(answer(t, d)))
+
+
+def test_an_exercise_sees_the_gradients_nearer_to_the_loss_and_spoils_nothing():
+    def answer(t, d):
+        known = {name: getattr(d, name) for name in ("logprobs", "probs")}
+        for tensor in (*known.values(), t.exps, t.logits):
+            tensor.zero_()
+        return (known["probs"] * t.exps).sum(dim=1, keepdim=True)
+
+    with pytest.raises(AssertionError, match="d_inv_sums with"):
+        backward.check("inv_sums", answer)
+    backward.check("inv_sums", lambda t, d: (d.probs * t.exps).sum(dim=1, keepdim=True))
+    with pytest.raises(AttributeError, match=r"d\.sums is not known when d\.inv_sums is computed; known are logprobs, probs$"):
+        backward.check("inv_sums", lambda t, d: d.sums)
+    with pytest.raises(AttributeError, match=r"d\.probs is not known .*; known are none: only the loss lies behind"):
+        backward.check("logprobs", lambda t, d: d.probs)
