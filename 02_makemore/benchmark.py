@@ -1,4 +1,4 @@
-"""The ladder: counting, one layer, perceptrons, each with what it needs and how well it predicts names it has not seen.
+"""The ladder: counting, one layer, perceptrons, a WaveNet: what each needs, how well it predicts unseen names, what it writes.
 
 Run it: python -m 02_makemore.benchmark, or with --names FILE on the classic names.txt, beside the published figures.
 """
@@ -7,13 +7,12 @@ import math
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from shared.cli import UsageError, command, parse
@@ -21,16 +20,13 @@ from shared.lr_finder import find_learning_rate
 from shared.ngrams import kneser_ney, witten_bell
 
 from .data import Split, cut, examples, names, read_names, split
-from .models import BigramNetwork, BigramTable, NameModel, Perceptron, V
+from .models import BigramNetwork, BigramTable, NameModel, Ngrams, Perceptron, Rule, V, WaveNet
 from .training import linear_decay, mean_loss, training_step
-
-Rule = Callable[[NDArray[np.int64], NDArray[np.int64], int], NDArray[np.float64]]
 
 BATCH_SIZE = 1024
 SWEEP_STEPS = 500  # of the learning-rate finder, before each training
-
-# letters of context, n_embd, n_hidden, dropout
-PERCEPTRONS = [(3, 10, 200, 0.0), (3, 32, 400, 0.1), (5, 32, 400, 0.2), (8, 32, 400, 0.2)]
+N_SAMPLES = 1000  # names that each model writes
+SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,33 @@ class BenchmarkConfig:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A model of the ladder: numbers that it learned, losses in nats a symbol, CPU seconds of its work.
+class Network:
+    """A network of the ladder: how it is made from a generator, and by what part of the finder's rate it is trained."""
 
-    For counting that is counting and scoring; for a network, finding its rate and training.
+    kind: str
+    name: str
+    make: Callable[[torch.Generator], NameModel]
+    rate: float = 1.0
+
+
+# The finder's rate is the best of a short training; over thousands of steps a third of it is better where there is BatchNorm.
+NETWORKS = [
+    Network("linear", "1 letter, one layer", BigramNetwork),
+    Network("perceptron", "3 letters, 10 × 200", lambda g: Perceptron(3, 10, 200, g)),
+    Network("perceptron", "3 letters, 10 × 200, BatchNorm", lambda g: Perceptron(3, 10, 200, g, batch_norm=True), 1 / 3),
+    Network("perceptron", "8 letters, 10 × 200", lambda g: Perceptron(8, 10, 200, g)),
+    Network("perceptron", "8 letters, 10 × 200, BatchNorm", lambda g: Perceptron(8, 10, 200, g, batch_norm=True), 1 / 3),
+    Network("perceptron", "3 letters, 32 × 400, dropout 0.1", lambda g: Perceptron(3, 32, 400, g, 0.1)),
+    Network("perceptron", "5 letters, 32 × 400, dropout 0.2", lambda g: Perceptron(5, 32, 400, g, 0.2)),
+    Network("WaveNet", "8 letters, 24 × 128, dropout 0.1", lambda g: WaveNet(8, 24, 128, g, 0.1), 1 / 3),
+]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of the ladder: numbers that it learned, losses in nats a symbol, CPU seconds of its work, names that it wrote.
+
+    The work is, for counting, counting and scoring; for a network, finding its rate and training.
     """
 
     kind: str
@@ -62,15 +81,17 @@ class Row:
     train: float
     val: float
     seconds: float
+    written: Sequence[str] = ()
 
 
 # A. Karpathy's lectures "makemore" (2022) on names.txt: part 1, counted and scored on the whole file; part 3, the perceptron;
-# part 5, the same with 8 letters and BatchNorm. Both perceptrons took 200,000 steps of 32 examples.
+# part 5, the same with 8 letters and BatchNorm, and the WaveNet. The networks took 200,000 steps of 32 examples.
 CLASSIC = (32_033, 29_494)  # its lines and its distinct names
 PUBLISHED_BIGRAM = 2.454
 PUBLISHED = [
     Row("published", 3, "3 letters, 10 × 200", 11_897, math.nan, 2.103, math.nan),
-    Row("published", 8, "8 letters, 10 × 200", 22_097, math.nan, 2.027, math.nan),
+    Row("published", 8, "8 letters, 10 × 200, BatchNorm", 22_097, math.nan, 2.027, math.nan),
+    Row("published", 8, "8 letters, WaveNet, 24 × 128", 76_579, math.nan, 1.993, math.nan),
 ]
 
 
@@ -81,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         BenchmarkConfig(),
         argv,
         prog="python -m 02_makemore.benchmark",
-        description="Measure how well counting, one linear layer and perceptrons predict names that they have not seen.",
+        description="Measure how well counting and networks predict names that they have not seen, and what names they write.",
         examples=["python -m 02_makemore.benchmark", "python -m 02_makemore.benchmark --names names.txt"],
     )
     torch.set_num_threads(1)
@@ -96,23 +117,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     loss = BigramTable(*pairs).loss(*pairs).item()
     beside = f" (published: {PUBLISHED_BIGRAM})" if classic else ""
     print(f"bigrams counted and scored on all of them: {loss:.3f}{beside}")
-    print(f"{'':11}{'':32}{'parameters':>11}{'train':>8}{'val':>8}{'seconds':>9}")
+    print(f"{'':11}{'':33}{'parameters':>11}{'train':>8}{'val':>8}{'seconds':>9}{'new names':>11}")
+    known = set(words)
     rows = []
     for row in ladder(parts, config):
         rows.append(row)
-        show(row)
+        show(row, known)
     if classic:
         rows += PUBLISHED
         for row in PUBLISHED:
-            show(row)
-    print(verdict(rows, letters=3))
+            show(row, known)
+    for letters in (3, 8):
+        print(verdict(rows, letters))
+    print(f"the first {SHOWN} of {N_SAMPLES:,} names that each wrote, in brackets those that are in the data:")
+    for row in rows:
+        if row.written:
+            names_shown = " ".join(f"({name})" if name in known else name for name in row.written[:SHOWN])
+            print(f"{row.kind:11}{row.name:33}{names_shown}")
     return 0
 
 
-def show(row: Row) -> None:
+def show(row: Row, known: Collection[str]) -> None:
     """One line of the table; what nobody has measured stays empty."""
     train, seconds = ("" if math.isnan(x) else f"{x:.{digits}f}" for x, digits in ((row.train, 3), (row.seconds, 1)))
-    line = f"{row.kind:11}{row.name:32}{row.parameters:>11,}{train:>8}{row.val:>8.3f}{seconds:>9}"
+    new = f"{sum(name not in known for name in row.written) / len(row.written):.1%}" if row.written else ""
+    line = f"{row.kind:11}{row.name:33}{row.parameters:>11,}{train:>8}{row.val:>8.3f}{seconds:>9}{new:>11}"
     print(line.rstrip(), flush=True)
 
 
@@ -147,19 +176,22 @@ def leak(words: Sequence[str]) -> str:
 
 
 def ladder(parts: Split, config: BenchmarkConfig) -> Iterator[Row]:
-    """One row after the other, by kind: counting, linear, perceptron."""
+    """One row after the other: counting, then the networks."""
     train, val, _ = parts
-    for letters in range(1, 6):
-        yield counted(train, val, letters)
-    for letters in (3, 5):
-        yield counted(train, val, letters, kneser_ney)
-    generator = torch.Generator().manual_seed(config.seed)
-    yield trained("linear", "1 letter, one layer", BigramNetwork(generator), generator, parts, config.steps)
-    for letters, n_embd, n_hidden, dropout in PERCEPTRONS:
+    for rule, most in ((witten_bell, range(1, 6)), (kneser_ney, (3, 5))):
+        for letters in most:
+            row = counted(train, val, letters, rule)
+            yield replace(row, written=written(Ngrams(*examples(train, letters), rule), config.seed))
+    for network in NETWORKS:
         generator = torch.Generator().manual_seed(config.seed)
-        model = Perceptron(letters, n_embd, n_hidden, generator, dropout)
-        name = f"{letters} letters, {n_embd} × {n_hidden}" + (f", dropout {dropout}" if dropout else "")
-        yield trained("perceptron", name, model, generator, parts, config.steps)
+        model = network.make(generator)
+        row = trained(network, model, generator, parts, config.steps)
+        yield replace(row, written=written(model, config.seed))
+
+
+def written(model: NameModel, seed: int) -> list[str]:
+    """Names by the model, at temperature 1."""
+    return model.sample(N_SAMPLES, generator=torch.Generator().manual_seed(seed))
 
 
 def counted(train: Sequence[str], val: Sequence[str], letters: int, rule: Rule = witten_bell) -> Row:
@@ -176,18 +208,19 @@ def counted(train: Sequence[str], val: Sequence[str], letters: int, rule: Rule =
     return Row("counting", letters, name, n_counts, train_loss, val_loss, seconds)
 
 
-def trained(kind: str, name: str, model: NameModel, generator: torch.Generator, parts: Split, n_steps: int) -> Row:
-    """A network trained by AdamW from the rate that the finder suggests, down on a straight line."""
+def trained(network: Network, model: NameModel, generator: torch.Generator, parts: Split, n_steps: int) -> Row:
+    """A network trained by AdamW from its part of the rate that the finder suggests, down on a straight line."""
     x, y = examples(parts[0], model.block_size)
     started = time.process_time()
     optimizer = torch.optim.AdamW(model.parameters())
     step = training_step(model, optimizer, x, y, BATCH_SIZE, generator)
-    rate = find_learning_rate(step, [model, optimizer, generator], SWEEP_STEPS).suggestion
-    for lr in tqdm(linear_decay(rate, n_steps), desc=name, leave=False, disable=None):
+    rate = network.rate * find_learning_rate(step, [model, optimizer, generator], SWEEP_STEPS).suggestion
+    for lr in tqdm(linear_decay(rate, n_steps), desc=network.name, leave=False, disable=None):
         step(lr)
     seconds = time.process_time() - started
     losses = mean_loss(model, x, y), mean_loss(model, *examples(parts[1], model.block_size))
-    return Row(kind, model.block_size, name, sum(p.numel() for p in model.parameters()), *losses, seconds)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    return Row(network.kind, model.block_size, network.name, n_parameters, *losses, seconds)
 
 
 if __name__ == "__main__":
