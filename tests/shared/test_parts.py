@@ -1,4 +1,4 @@
-"""Layers and weights by name: for PyTorch's modules its own names, for layers of bare tensors the same as PyTorch would give."""
+"""Layers and weights by name: PyTorch's modules by its own names, layers of bare tensors by those that PyTorch would give."""
 
 from importlib import import_module
 
