@@ -145,6 +145,7 @@ def check(name: str, by_hand: Callable[[Tensors, Gradients], Tensor]) -> None:
         plain = SimpleNamespace(**{key: value.detach().clone() for key, value in vars(t).items()})
         got = by_hand(plain, Known(t, name))
         assert isinstance(got, Tensor), f"d_{name}: expected a tensor, got a {type(got).__name__}"
+        assert got.dtype == expected.dtype, f"d_{name}: expected numbers of {expected.dtype}, got {got.dtype}"
         shapes = tuple(expected.shape), tuple(got.shape)
         assert shapes[0] == shapes[1], f"d_{name}: expected the shape of {name}, {shapes[0]}, got {shapes[1]}"
         worst = int((expected - got).abs().nan_to_num(torch.inf).argmax())

@@ -98,6 +98,8 @@ def test_the_check_of_an_exercise_takes_the_right_answer_and_no_other(name):
     backward.check(name, answer)
     with pytest.raises(AssertionError, match=f"d_{name}: expected a tensor, got a NoneType"):
         backward.check(name, lambda t, d: None)
+    with pytest.raises(AssertionError, match=f"d_{name}: expected numbers of torch.float64, got torch.float32"):
+        backward.check(name, lambda t, d: answer(t, d).float())
     with pytest.raises(AssertionError, match=f"d_{name}: expected the shape of {name}, .*, got "):
         backward.check(name, lambda t, d: answer(t, d)[None])
     for wrong in (
