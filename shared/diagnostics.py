@@ -201,7 +201,7 @@ def plot_ratios(records: Mapping[str, Recorder]) -> Picture:
 
     Healthy: all matrices near the line. Far above it, steps tear down what was learned; far below, little is learned.
     """
-    ylabel = "spread of update / of weights (logarithmic)"
+    ylabel = "update / weights (logarithmic)"
     figure, panels = _panels(records, max((len(record.weights) for record in records.values()), default=0), "step", ylabel)
     for axes, record in zip(panels, records.values(), strict=True):
         axes.axhline(USUAL_RATIO, color=GREY, linewidth=2.5, label="guide: 0.001")
@@ -241,7 +241,7 @@ def _panels(records: Mapping[str, Recorder], n_curves: int, xlabel: str, ylabel:
     """One for each recording, with room below for a line of the legend for each curve."""
     if not records or not all(record.steps for record in records.values()):
         raise ValueError("nothing is recorded; take at least one step of the optimizer while the recorder watches")
-    return new_panels(list(records), xlabel, ylabel, (5.2 * max(len(records), 1.4), 3.8 + 0.2 * n_curves))
+    return new_panels(list(records), xlabel, ylabel, (4.4 * max(len(records), 1.4), 3.3 + 0.18 * n_curves))
 
 
 def _chosen(model: Any, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
@@ -290,4 +290,4 @@ def _look(i: int, n: int) -> dict[str, Any]:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5, fontsize=9, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=5.5, fontsize=8, frameon=False)
