@@ -6,7 +6,6 @@ loss back to the embeddings, one tensor at a time, has differentiated the networ
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,8 +28,7 @@ TENSORS = (
     *("flat", "W1", "b1", "emb", "C"),  # the first linear layer, embeddings
 )
 
-Gradients = Any  # an object with an attribute for each tensor
-Tensors = Any
+Tensors = SimpleNamespace  # with an attribute for each tensor of the forward pass, or for each gradient
 
 
 def random_parameters(block_size: int, n_embd: int, n_hidden: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -71,7 +69,7 @@ def forward(weights: Mapping[str, Tensor], contexts: Tensor, targets: Tensor) ->
     return t
 
 
-def gradients(t: Tensors) -> Gradients:
+def gradients(t: Tensors) -> Tensors:
     """The gradient of the loss with respect to each tensor of the forward pass, in its shape, one operation at a time."""
     d, N = SimpleNamespace(), len(t.targets)
     d.logprobs = torch.zeros_like(t.logprobs)
@@ -106,7 +104,7 @@ def gradients(t: Tensors) -> Gradients:
     return d
 
 
-def short_gradients(t: Tensors) -> Gradients:
+def short_gradients(t: Tensors) -> Tensors:
     """The parameters' gradients again, with cross-entropy and BatchNorm in one line each."""
     d, N = SimpleNamespace(), len(t.targets)
     d.logits = (t.probs - one_hot(t.targets, V)) / N
@@ -129,11 +127,13 @@ class Known:
             setattr(self, name, getattr(t, name).grad.clone())
 
     def __getattr__(self, name: str) -> Tensor:
+        if name.startswith("_"):
+            raise AttributeError(name)
         known = ", ".join(self._names) or "none: only the loss lies behind this tensor"
         raise AttributeError(f"d.{name} is not known when d.{self._wanted} is computed; known are {known}")
 
 
-def check(name: str, by_hand: Callable[[Tensors, Gradients], Tensor]) -> None:
+def check(name: str, by_hand: Callable[[Tensors, "Known"], Tensor]) -> None:
     """Hold `by_hand(t, d)`, the gradient of one tensor, against autograd's, on five random networks, to 1e-12.
 
     t has all tensors of the forward pass, d the gradients known so far (`Known`). Raises AssertionError with what was expected

@@ -31,7 +31,10 @@ class Layer:
         raise NotImplementedError
 
     def register_forward_hook(self, hook: Hook) -> RemovableHandle:
-        """Call `hook(layer, inputs, output)` after each forward pass, until `remove()` of what is returned is called."""
+        """Call `hook(layer, inputs, output)` after each forward pass, until `remove()` of what is returned is called.
+
+        As in torch.nn, but a hook only looks: what it returns does not take the output's place.
+        """
         hooks = vars(self).setdefault("hooks", OrderedDict())
         handle = RemovableHandle(hooks)
         hooks[handle.id] = hook
@@ -113,7 +116,7 @@ class Flatten(Layer):
 class FlattenConsecutive(Layer):
     """Sets each `n` neighbours in time side by side: (N, T, C) -> (N, T / n, n · C)
 
-    Nothing is computed: it is a view. Raises ValueError if n is below 1 or T is not a multiple of it.
+    Nothing is computed: it is a view. Raises ValueError if n is below 1 or x is not (N, T, C) with a multiple of n for T.
     """
 
     def __init__(self, n: int):
@@ -122,6 +125,8 @@ class FlattenConsecutive(Layer):
         self.n = n
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3:
+            raise ValueError(f"x is {tuple(x.shape)}; (N, T, C) is expected")
         N, T, C = x.shape
         if T % self.n:
             raise ValueError(
@@ -141,6 +146,8 @@ class BatchNorm1d(Layer):
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
+        if num_features < 1:
+            raise ValueError(f"num_features is {num_features}; at least 1 is expected")
         self.eps, self.momentum = eps, momentum
         self.weight = torch.ones(num_features, requires_grad=True)
         self.bias = torch.zeros(num_features, requires_grad=True)
@@ -179,6 +186,8 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, normalized_shape: int, eps: float = 1e-5):
+        if normalized_shape < 1:
+            raise ValueError(f"normalized_shape is {normalized_shape}; at least 1 is expected")
         self.eps = eps
         self.weight = torch.ones(normalized_shape, requires_grad=True)
         self.bias = torch.zeros(normalized_shape, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Models of names, each better than the one before: counting, one linear layer, a perceptron with embeddings, a WaveNet.
+"""Models of names: counting, one linear layer, a perceptron with embeddings, a WaveNet.
 
 All of them answer the same question: given the symbols before, how likely is each of the 27 symbols to come next?
 """
@@ -39,12 +39,17 @@ PATIENCE = 100  # tries for each name asked for, before `sample` gives up findin
 
 
 class NameModel(Layer):
-    """What every model of names has. A model is itself a layer: contexts (N, T) -> logits (N, V)."""
+    """What every model of names has. A model is itself a layer: contexts (N, T) -> logits (N, V).
+
+    The networks raise ValueError for other than `block_size` symbols of context; counting looks at the last ones.
+    """
 
     block_size: int
     layers: Layer
 
     def forward(self, contexts: Tensor) -> Tensor:
+        if contexts.shape[-1] != self.block_size:
+            raise ValueError(f"contexts are {tuple(contexts.shape)}; {self.block_size} symbols in each row are expected")
         return self.layers(contexts)
 
     def parameters(self) -> list[Tensor]:
@@ -138,19 +143,23 @@ class BigramTable(NameModel):
 
 
 class Ngrams(NameModel):
-    """Counting with longer contexts: those of the examples, smoothed by a rule of shared/ngrams.py."""
+    """Counting with longer contexts, smoothed by a rule of shared/ngrams.py: contexts (M, T) and targets (M,) are counted.
+
+    All is counted anew at each call, which takes a second for a hundred thousand. Raises ValueError if there is nothing to
+    count, or if T is more than 11.
+    """
 
     def __init__(self, contexts: Tensor, targets: Tensor, rule: Rule = witten_bell):
         self.block_size = contexts.shape[1]
         self.layers = Sequential()  # none: the counts answer
         self.rule = rule
         self.learned = torch.cat([contexts, targets[:, None]], dim=1).numpy()  # (M, T + 1)
+        self.rule(self.learned, self.learned[:1], V)  # what cannot be counted is refused now
 
     def forward(self, contexts: Tensor) -> Tensor:
         symbols = torch.arange(V).repeat(len(contexts))[:, None]
-        asked = torch.cat(
-            [contexts.repeat_interleave(V, dim=0), symbols], dim=1
-        )  # (N · V, T + 1): each context with each symbol
+        known = contexts[:, -self.block_size :].repeat_interleave(V, dim=0)
+        asked = torch.cat([known, symbols], dim=1)  # (N · V, T + 1): each context with each symbol
         return torch.from_numpy(self.rule(self.learned, asked.numpy(), V)).log().view(-1, V)
 
 
@@ -202,11 +211,11 @@ class Perceptron(NameModel):
 
 
 class WaveNet(NameModel):
-    """Embeddings fused two by two, and the pairs again, until one vector speaks for all (van den Oord et al. 2016).
+    """Embeddings fused two by two, and the pairs again, until one vector speaks for all.
 
-    `block_size` is a power of two, at least 2: with 8 symbols there are three layers of fusing, and a symbol's neighbour has
-    more to say to it than one far away. `dropout` is as in the perceptron, after each layer. Raises ValueError for another
-    block_size.
+    `block_size` is a power of two, at least 2: for 8 symbols there are three layers of fusing. All pairs of a layer share its
+    weights. These are the dilated convolutions of van den Oord et al. (2016), computed for the last position alone. `dropout`
+    is as in the perceptron, after each layer. Raises ValueError for another block_size.
     """
 
     def __init__(

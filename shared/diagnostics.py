@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .parts import named_layers, named_weights
+from .parts import children, named_layers, named_weights
 from .plotting import GREY, Picture, new_panels
 
 SAMPLE = 10_000  # values that are kept of each tensor, drawn at random
@@ -61,14 +61,16 @@ class Weights:
 class Recorder:
     """Watches a model at each step of its optimizer, until `close()` is called or its `with` block ends.
 
-    `layers` names the layers to watch, by kind ("Tanh") or by name ("layers.3"); without it, all that hold no others. Seen are
-    those that give one tensor of floating-point numbers. Weights are watched if they have two dimensions or more. Forward
-    passes in evaluation mode or without gradients are not seen; of several before one step, the last is. Raises ValueError if
-    there is no such layer, or if the optimizer trains none of the model's matrices.
+    `layers` names the layers to watch, by kind ("Tanh") or by name ("layers.3"); without it, all that hold no others. Pictures
+    say most, and training takes least longer, with layers of one kind. Seen are those that give one tensor of floating-point
+    numbers. Weights are watched if they have two dimensions or more. Forward passes in evaluation mode or without gradients
+    are not seen; of several before one step, the last is. Gradients are those of what `backward` was called on, be it a part
+    of a batch or a scaled loss. Close the recorder before the model is pickled whole. Raises ValueError if there is no such
+    layer, if one cannot be watched, or if the optimizer trains none of the model's matrices.
     """
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer, layers: Collection[str] | None = None):
-        self.steps: list[int] = []  # the optimizer's steps that are recorded, from 0
+        self.steps: list[int] = []  # those that are recorded, counted from when the recorder began
         self.outputs: dict[str, Outputs] = {}
         self.weights: dict[str, Weights] = {}
         self._interval, self._step = 1, 0
@@ -80,8 +82,8 @@ class Recorder:
         if not self._matrices:
             raise ValueError("the optimizer trains no matrix of this model; one made from the model's parameters is expected")
         self._before: dict[str, Tensor] = {}
-        watched = dict(_chosen(model, layers))
-        self._handles = [layer.register_forward_hook(self._forward_hook(name)) for name, layer in watched.items()]
+        self._watched = dict(_chosen(model, layers))
+        self._handles = [layer.register_forward_hook(self._forward_hook(name)) for name, layer in self._watched.items()]
         self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
@@ -95,22 +97,29 @@ class Recorder:
         """Stop watching; what was recorded stays."""
         for handle in self._handles:
             handle.remove()
-        self._handles, self._before, self._seen = [], {}, {}
+        self._handles, self._watched, self._before, self._seen = [], {}, {}, {}
 
     def _due(self) -> bool:
         return self._step % self._interval == 0
 
     def _forward_hook(self, name: str) -> Any:
         def hook(layer: Any, inputs: Any, out: Any) -> None:
-            if not (self._due() and layer.training and isinstance(out, Tensor) and out.requires_grad):
+            if self._watched.get(name) is not layer or not self._due() or not layer.training:  # a copy has the same hooks
                 return
+            if not isinstance(out, Tensor) or not out.requires_grad or out.is_leaf:
+                return
+
+            def on_gradient(grad: Tensor) -> None:
+                seen.update(grad_std=_spread(grad), grads=self._sampled(grad))
+                self._seen[name] = seen  # again: checkpointing runs the layer twice, and only the first has a gradient
+
             kind = type(layer).__name__
             share = SATURATED[kind](out.detach()).float().mean().item() if kind in SATURATED else math.nan
             seen = {"kind": kind, "saturated": share, "grad_std": math.nan, "grads": torch.empty(0)}
             seen["mean"], seen["std"] = out.detach().mean().item(), _spread(out.detach())
             seen["values"] = self._sampled(out.detach())
             self._seen[name] = seen
-            out.register_hook(lambda grad: seen.update(grad_std=_spread(grad), grads=self._sampled(grad)))
+            out.register_hook(on_gradient)
 
         return hook
 
@@ -121,9 +130,10 @@ class Recorder:
     def _after_step(self, *_: Any) -> None:
         if self._due():
             for name, seen in self._seen.items():
-                known = self.outputs.setdefault(name, Outputs(seen["kind"]))
-                known.values, known.grads = seen["values"], seen["grads"]
+                self.outputs.setdefault(name, Outputs(seen["kind"]))
             for name, known in self.outputs.items():
+                for sample in ("values", "grads"):
+                    setattr(known, sample, self._seen.get(name, {}).get(sample, torch.empty(0)))
                 for series in ("mean", "std", "saturated", "grad_std"):
                     values = getattr(known, series)
                     values += [math.nan] * (len(self.steps) - len(values))  # a layer that was not used until now
@@ -161,7 +171,7 @@ def plot_activations(records: Mapping[str, Recorder]) -> Picture:
 
     def label(known: Outputs) -> str:
         saturated = "" if math.isnan(known.saturated[-1]) else f", saturated {known.saturated[-1]:.0%}"
-        return f"{known.kind}: spread {known.std[-1]:.2f}{saturated}"
+        return f"{known.kind}: spread {known.std[-1]:.2g}{saturated}"
 
     drawn = [(title, [(name, label(k), k.values) for name, k in record.outputs.items()]) for title, record in records.items()]
     return _histograms(records, drawn, "output of the layer")
@@ -176,7 +186,7 @@ def plot_gradients(records: Mapping[str, Recorder]) -> Picture:
 
     def label(known: Outputs) -> str:
         zeros = (known.grads == 0).double().mean().item()
-        return f"{known.kind}: spread {known.grad_std[-1]:.1e}" + (f", {zeros:.0%} are 0" if zeros > 0 else "")
+        return f"{known.kind}: spread {known.grad_std[-1]:.1e}" + (f", {zeros:.0%} are 0" if zeros >= 0.005 else "")
 
     drawn = [
         (title, [(name, label(k), k.grads.abs()) for name, k in record.outputs.items()]) for title, record in records.items()
@@ -191,7 +201,7 @@ def plot_weights(records: Mapping[str, Recorder]) -> Picture:
     """
 
     def label(known: Weights) -> str:
-        return f"{' × '.join(map(str, known.shape))}: spread {_spread(known.values):.2f}"
+        return f"{' × '.join(map(str, known.shape))}: spread {_spread(known.values):.2g}"
 
     drawn = [(title, [(name, label(k), k.values) for name, k in record.weights.items()]) for title, record in records.items()]
     return _histograms(records, drawn, "weight")
@@ -209,7 +219,8 @@ def plot_ratios(records: Mapping[str, Recorder]) -> Picture:
         axes.set_yscale("log")
         for i, (name, known) in enumerate(record.weights.items()):
             ratios = [ratio if ratio > 0 else math.nan for ratio in known.ratio]
-            axes.plot(record.steps, ratios, label=name, linewidth=1.2, **_look(i, len(record.weights)))
+            few = "." if len(record.steps) < 20 else ""
+            axes.plot(record.steps, ratios, few, label=name, linewidth=1.2, **_look(i, len(record.weights)))
         _legend(axes)
     return figure
 
@@ -221,17 +232,24 @@ Drawn = Sequence[
 
 def _histograms(records: Mapping[str, Recorder], drawn: Drawn, xlabel: str, logarithmic: bool = False) -> Picture:
     """Panels side by side: in each a curve for every tensor, over the same bins."""
-    every = np.concatenate([_finite(values) for _, curves in drawn for *_, values in curves] or [np.empty(0)])
+    every = [_finite(values) for _, curves in drawn for *_, values in curves]
     edges = _logarithmic_edges(every) if logarithmic else _linear_edges(every)
     most = max((len(curves) for _, curves in drawn), default=0)
     figure, panels = _panels(records, most, xlabel, "share of the values in a bin")
+    if not all(curves for _, curves in drawn):
+        raise ValueError("no layer that is watched gave one tensor in a forward pass with gradients; name others in `layers`")
     highest = 0.0
     for axes, (_, curves) in zip(panels, drawn, strict=True):
         if logarithmic:
             axes.set_xscale("log")
         for i, (name, label, values) in enumerate(curves):
-            shares = np.histogram(_finite(values), edges)[0] / max(len(values), 1)
+            finite = _finite(values)
+            shares = np.histogram(finite, edges)[0] / max(len(values), 1)
             highest = max(highest, shares.max())
+            if len(finite) < len(values):
+                label += f", {1 - len(finite) / len(values):.0%} not finite"
+            elif not len(values):
+                label += ", not used in this step"
             axes.stairs(shares, edges, label=f"{name} {label}".strip(), linewidth=1.5, **_look(i, len(curves)))
         _legend(axes)
     panels[0].set_ylim(0, 1.05 * highest or 1)
@@ -258,8 +276,11 @@ def _chosen(model: Any, wanted: Collection[str] | None) -> Iterator[tuple[str, A
                 f"{', '.join(filter(None, every))}"
             )
     for name, layer in every.items():
-        holds_no_others = not any(other.startswith(f"{name}.") if name else other for other in every)
-        if holds_no_others if wanted is None else name in wanted or type(layer).__name__ in wanted:
+        if not any(children(layer)) if wanted is None else name in wanted or type(layer).__name__ in wanted:
+            if not hasattr(layer, "register_forward_hook"):
+                raise ValueError(
+                    f"layer {name!r} is a {type(layer).__name__} without `register_forward_hook`, which is needed"
+                )
             yield name, layer
 
 
@@ -269,15 +290,16 @@ def _spread(tensor: Tensor) -> float:
     return (numbers - numbers.mean()).square().mean().sqrt().item()  # quicker than .std()
 
 
-def _linear_edges(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _linear_edges(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    values = np.concatenate([*curves, np.empty(0)])
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     return np.linspace(low, high, BINS + 1) if low < high else np.linspace(low - 0.5, low + 0.5, BINS + 1)
 
 
-def _logarithmic_edges(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Up to the largest; the smallest thousandth is left out, which would stretch the axis by decades."""
-    sizes = sizes[sizes > 0]
-    low, high = (np.quantile(sizes, 0.001), sizes.max()) if len(sizes) else (0.1, 1.0)
+def _logarithmic_edges(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Up to the largest; of each curve the smallest thousandth may be left out, which would stretch the axis by decades."""
+    curves = [sizes[sizes > 0] for sizes in curves if (sizes > 0).any()]
+    low, high = (min(np.quantile(c, 0.001) for c in curves), max(c.max() for c in curves)) if curves else (0.1, 1.0)
     return np.geomspace(low, high, BINS + 1) if low < high else np.geomspace(low / 2, low * 2, BINS + 1)
 
 

@@ -71,7 +71,7 @@ def find_learning_rate(step: Step, changes: Any, n_steps: int = 500, spacing: Sp
 
     `step(lr)` does one training step and returns its loss; lr is also 0, and up to 1000. `changes` is everything that a step
     changes: models, tensors, optimizers, schedules, random generators; the global random numbers of Python, NumPy and PyTorch
-    are always put back. Of a model that is its tensors, their gradients and its mode, but no other attributes.
+    are always put back. Of a model that is its tensors, their gradients, its mode and its generators, but no other attributes.
     Raises ValueError if the same step does not give the same loss twice, if no rate changes the loss, or if all diverge;
     TypeError for what cannot be put back.
     """
@@ -235,8 +235,10 @@ def _remember_layer(layer: Any, undo: ExitStack) -> None:
     if hasattr(layer, "training"):
         undo.callback(setattr, layer, "training", layer.training)
     for name, value in vars(layer).items():
-        if isinstance(value, (torch.Generator, torch.Tensor)):
-            _remember(value, undo)
+        for thing in _flat(value):
+            if isinstance(thing, torch.Generator) or (isinstance(thing, torch.Tensor) and thing.is_leaf):
+                _remember(thing, undo)
+        if isinstance(value, torch.Tensor):
             undo.callback(setattr, layer, name, value)
 
 

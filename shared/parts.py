@@ -8,36 +8,42 @@ from torch.nn import Module
 
 
 def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """The model itself, under the name "", and each layer within it once, by the attributes that lead to it: "layers.2".
-
-    A layer of bare tensors is any object with a method `parameters`; its layers are its attributes and what lies in lists of
-    them. As in torch.nn, what lies in a list named `layers` is called by its number alone.
-    """
-    yield from model.named_modules() if isinstance(model, Module) else _within(model, "", set())
+    """The model itself, under the name "", and each layer within it once, by the attributes that lead to it: "layers.2"."""
+    yield from _within(model, "", set())
 
 
 def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     """Each tensor of the model that learns, once, by the name of its layer and its own: "layers.2.weight"."""
-    if isinstance(model, Module):
-        yield from ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-        return
     seen = set[int]()
     for layer_name, layer in named_layers(model):
-        for name, tensor in vars(layer).items():
+        own = layer.named_parameters(recurse=False) if isinstance(layer, Module) else vars(layer).items()
+        for name, tensor in own:
             if isinstance(tensor, Tensor) and tensor.requires_grad and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{layer_name}.{name}".lstrip("."), tensor
 
 
-def _within(layer: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    if id(layer) in seen:
+def children(layer: Any) -> Iterator[tuple[str, Any]]:
+    """The layers that this one holds itself, by name.
+
+    A layer of bare tensors is any object with a method `parameters`; it holds its attributes and what lies in lists of them.
+    As in torch.nn, what lies in a list named `layers` is called by its number alone.
+    """
+    if isinstance(layer, Module):
+        yield from layer.named_children()
         return
-    seen.add(id(layer))
-    yield name, layer
     for attribute, value in vars(layer).items():
         for path, part in _unpacked("" if attribute == "layers" and isinstance(value, (list, tuple)) else attribute, value):
             if hasattr(part, "parameters") and hasattr(part, "__dict__"):
-                yield from _within(part, ".".join(filter(None, (name, path))), seen)
+                yield path, part
+
+
+def _within(layer: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    if id(layer) not in seen:
+        seen.add(id(layer))
+        yield name, layer
+        for path, part in children(layer):
+            yield from _within(part, ".".join(filter(None, (name, path))), seen)
 
 
 def _unpacked(path: str, value: Any) -> Iterator[tuple[str, Any]]:

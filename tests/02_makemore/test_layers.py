@@ -158,12 +158,22 @@ def test_batchnorm_in_float32_takes_double_precision_too():
 
 
 @FLOATS
-@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 5), (5,)])
+@pytest.mark.parametrize("shape", [(7, 50), (2, 3, 50), (50,)])
 def test_layernorm_is_torchs(dtype, tolerance, shape):
-    ours, theirs = layers.LayerNorm(5), torch.nn.LayerNorm(5)
-    ours.weight.data, ours.bias.data = torch.randn(5), torch.randn(5)
+    ours, theirs = layers.LayerNorm(50), torch.nn.LayerNorm(50)
+    ours.weight.data, ours.bias.data = torch.rand(50) + 0.5, torch.randn(50) / 2
     hand_over(ours, theirs, dtype)
     compare(ours, theirs, torch.randn(shape, dtype=dtype) * 2 + 1, tolerance)
+
+
+@pytest.mark.parametrize("eps", [0.1, 1e-5])
+def test_the_norms_arguments_mean_what_they_mean_in_torch(eps):
+    x = torch.randn(20, 6)
+    ours, theirs = layers.BatchNorm1d(6, eps, momentum=0.7), torch.nn.BatchNorm1d(6, eps, momentum=0.7)
+    same(ours(x), theirs(x), 1e-6)
+    same(ours.running_mean, theirs.running_mean, 1e-6)
+    same(ours.running_var, theirs.running_var, 1e-6)
+    same(layers.LayerNorm(6, eps)(x), torch.nn.LayerNorm(6, eps)(x), 1e-6)
 
 
 @FLOATS
@@ -196,6 +206,22 @@ def test_other_channels_than_a_norm_was_made_for_are_refused(layer):
         layer(torch.randn(8, 5, 3))
 
 
+@pytest.mark.parametrize("n", [0, -1])
+def test_norms_of_no_channels_are_refused(n):
+    with pytest.raises(ValueError, match=f"num_features is {n}; at least 1"):
+        layers.BatchNorm1d(n)
+    with pytest.raises(ValueError, match=f"normalized_shape is {n}; at least 1"):
+        layers.LayerNorm(n)
+
+
+def test_a_hook_may_remove_itself():
+    layer, seen = layers.Tanh(), []
+    handle = layer.register_forward_hook(lambda *_: (seen.append(1), handle.remove()))
+    layer.register_forward_hook(lambda *_: seen.append(2))
+    layer(torch.zeros(2)), layer(torch.zeros(2))
+    assert seen == [1, 2, 2]
+
+
 def test_one_number_a_channel_has_no_spread():
     norm = layers.BatchNorm1d(5)
     with pytest.raises(ValueError, match=r"x is \(1, 5\); in training at least 2 numbers a channel"):
@@ -207,6 +233,8 @@ def test_one_number_a_channel_has_no_spread():
 def test_neighbours_that_cannot_be_flattened_are_refused(n):
     with pytest.raises(ValueError, match=f"n is {n}; at least 1"):
         layers.FlattenConsecutive(n)
+    with pytest.raises(ValueError, match=r"x is \(6, 4\); \(N, T, C\) is expected"):
+        layers.FlattenConsecutive(2)(torch.randn(6, 4))
     with pytest.raises(ValueError, match="6 positions cannot be set side by side 4 at a time; a multiple of 4"):
         layers.FlattenConsecutive(4)(torch.randn(2, 6, 3))
 

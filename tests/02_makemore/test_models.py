@@ -198,6 +198,53 @@ def test_the_wavenet_fuses_neighbours_first():
     assert changed == [[False, True, False, False], [True, False], [True]]
 
 
+MAKERS = {
+    "one layer": lambda g: models.BigramNetwork(g),
+    "perceptron": lambda g: models.Perceptron(3, 4, 10, g, dropout=0.5),
+    "BatchNorm": lambda g: models.Perceptron(3, 4, 10, g, dropout=0.5, batch_norm=True),
+    "WaveNet": lambda g: models.WaveNet(4, 4, 10, g, dropout=0.5),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_weights_and_dropout_come_from_the_generator_alone(make):
+    before = torch.get_rng_state()
+    a, b, c = (make(generator(seed)) for seed in (1, 1, 2))
+    for p, q, r in zip(a.parameters(), b.parameters(), c.parameters(), strict=True):
+        assert torch.equal(p, q) and (p.std() == 0 or not torch.equal(p, r))
+    x = data.examples(NAMES[:20], a.block_size)[0]
+    assert torch.equal(a(x), b(x)) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_wavenets_dropout_silences_neurons_after_each_layer():
+    model = models.WaveNet(4, 5, 1000, generator(), dropout=0.5)
+    shares = []
+    for layer in model.layers.layers:
+        if type(layer).__name__ == "Dropout":
+            layer.register_forward_hook(lambda layer, inputs, out: shares.append((out == 0).double().mean().item()))
+    x = data.examples(NAMES[:10], 4)[0]
+    model(x)
+    assert shares == pytest.approx([0.5, 0.5], abs=0.03)
+    assert torch.equal(model.eval()(x), model(x))
+
+
+@pytest.mark.parametrize("make", [models.Perceptron, models.WaveNet])
+@pytest.mark.parametrize("width", [2, 8])
+def test_contexts_of_another_length_are_refused(make, width):
+    with pytest.raises(ValueError, match=rf"contexts are \(7, {width}\); 4 symbols in each row are expected"):
+        make(4, 3, 5)(torch.zeros(7, width, dtype=torch.int64))
+
+
+def test_longer_counts_look_at_the_last_symbols_and_need_something_to_count():
+    x, y = data.examples(NAMES, 5)
+    model = models.Ngrams(x[:, -2:], y)
+    assert torch.equal(model(x[:50]), model(x[:50, -2:])) and model(x[:5]).dtype == torch.float64
+    with pytest.raises(ValueError, match="0 rows; at least one"):
+        models.Ngrams(x[:0], y[:0])
+    with pytest.raises(ValueError, match="1 to 12"):
+        models.Ngrams(torch.zeros(5, 12, dtype=torch.int64), y[:5])
+
+
 @pytest.mark.parametrize("block_size", [0, 1, 3, 6, -2])
 def test_letters_that_are_no_power_of_two_are_refused(block_size):
     with pytest.raises(ValueError, match=f"block_size is {block_size}; a power of two, at least 2"):

@@ -1,5 +1,6 @@
 """What a recorder sees, against numbers computed beside it, on PyTorch's layers and on stage 02's, and that it only looks."""
 
+import copy
 import math
 from importlib import import_module
 
@@ -7,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import nn
 
 from shared import diagnostics
@@ -378,3 +380,209 @@ def test_dead_and_diverged_networks_are_drawn_too(number, tmp_path):
     if number == 0:
         [axes] = diagnostics.plot_gradients({"dead": recorder}).axes
         assert axes.get_legend().get_texts()[0].get_text().endswith("100% are 0")
+
+
+def one_step(network, optimizer, x):
+    optimizer.zero_grad()
+    network(x).square().mean().backward()
+    optimizer.step()
+
+
+def test_what_is_overwritten_in_place_is_recorded_as_it_was():
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Recorder(network, optimizer) as recorder:
+        one_step(network, optimizer, torch.randn(50, 4))
+    assert recorder.outputs["0"].values.min() < 0 == recorder.outputs["1"].values.min()
+
+
+def test_a_step_that_is_not_recorded_costs_nothing(monkeypatch):
+    monkeypatch.setattr(diagnostics, "MOST", 2)
+    network, optimizer, step = torchs()
+    with Recorder(network, optimizer) as recorder:
+        for _ in range(4):
+            step()
+        assert recorder.steps == [0, 2]
+        monkeypatch.setattr(diagnostics, "_spread", None)  # step 4 would be recorded, 5 and 6 are not after it
+        recorder._interval, recorder._step = 4, 5
+        step(), step()
+    assert recorder.steps == [0, 2]
+
+
+@pytest.mark.parametrize(("taken", "kept"), [(1000, 1000), (1001, 501)])
+def test_a_thousand_steps_are_kept(taken, kept):
+    linear = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.1)
+    with Recorder(linear, optimizer) as recorder:
+        for _ in range(taken):
+            optimizer.step()
+    assert len(recorder.steps) == kept and len(recorder.weights["weight"].ratio) == kept
+
+
+def test_a_layer_that_is_not_used_in_the_last_step_is_not_drawn_with_old_values():
+    network = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Recorder(network, optimizer) as recorder:
+        for names in ("ab", "a"):
+            sum(network[name](torch.randn(5, 3)).sum() for name in names).backward()
+            optimizer.step()
+    for plot in PLOTS[:2]:
+        [axes] = plot({"": recorder}).axes
+        used, unused = (text.get_text() for text in axes.get_legend().get_texts())
+        assert unused.endswith(", not used in this step") and "not used" not in used
+        assert axes.patches[1].get_data().values.sum() == 0 < axes.patches[0].get_data().values.sum()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradients_of_checkpointed_layers_are_seen(reentrant):
+    torch.manual_seed(1)
+    block, last, x = nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 2), torch.randn(9, 4, requires_grad=True)
+    network = nn.ModuleList([block, last])
+    spreads = []
+    for checkpointed in (False, True):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+        with Recorder(network, optimizer) as recorder:
+            hidden = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=reentrant) if checkpointed else block(x)
+            last(hidden).square().sum().backward()
+            optimizer.step()
+        spreads.append([recorder.outputs[name].grad_std for name in ("0.0", "0.1", "1")])
+    assert spreads[0] == spreads[1]
+
+
+def test_a_layer_that_gives_its_parameter_is_not_hooked():
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 2))
+
+        def forward(self, x):
+            return self.weight
+
+    table = Table()
+    optimizer = torch.optim.SGD(table.parameters(), lr=0.1)
+    with Recorder(table, optimizer) as recorder:
+        for _ in range(5):
+            one_step(table, optimizer, None)
+    assert not table.weight._backward_hooks and len(recorder.steps) == 5
+
+
+def test_a_copy_of_the_model_is_not_watched():
+    network, optimizer, step = torchs()
+    with Recorder(network, optimizer) as recorder:
+        step()
+        twin = copy.deepcopy(network)
+        twin(torch.randn(5, 6))
+        assert not recorder._seen
+        step()
+    twin(torch.randn(5, 6)), network(torch.randn(5, 6))
+    assert not recorder._seen and recorder.steps == [0, 1]
+
+
+def test_a_container_of_layers_that_were_named_before_holds_others():
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.net = nn.Sequential(self.first)
+
+        def forward(self, x):
+            return self.net(x)
+
+    network = Network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with Recorder(network, optimizer) as recorder:
+        one_step(network, optimizer, torch.randn(4, 3))
+    assert list(recorder.outputs) == ["first"]
+
+
+def test_layers_that_show_nothing_or_cannot_be_watched_are_named():
+    lstm = nn.LSTM(3, 4)
+    optimizer = torch.optim.SGD(lstm.parameters(), lr=0.1)
+    with Recorder(lstm, optimizer) as recorder:
+        lstm(torch.randn(5, 2, 3))[0].sum().backward()
+        optimizer.step()
+    for plot in PLOTS[:2]:
+        with pytest.raises(ValueError, match="no layer that is watched gave one tensor"):
+            plot({"": recorder})
+
+    class Bare:
+        def __init__(self):
+            self.weight = torch.ones(2, 2, requires_grad=True)
+
+        def parameters(self):
+            return [self.weight]
+
+    bare = Bare()
+    with pytest.raises(ValueError, match="layer '' is a Bare without `register_forward_hook`, which is needed"):
+        Recorder(bare, torch.optim.SGD(bare.parameters(), lr=0.1))
+
+
+def test_labels_are_those_of_the_last_step():
+    """Weights and activations that halve at each step, down to where two decimals would show 0.00."""
+    linear = nn.Linear(30, 40, bias=False)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=1.0)
+    x = torch.randn(50, 30)
+    with Recorder(linear, optimizer) as recorder:
+        for _ in range(10):
+            (linear(x) * (x.T @ x).inverse().trace()).sum().backward()
+            linear.weight.grad = linear.weight.detach() / 2
+            optimizer.step()
+    [seen], [weight] = recorder.outputs.values(), recorder.weights.values()
+    assert seen.std[0] == pytest.approx(512 * seen.std[-1], rel=1e-3)
+    labels = [plot({"": recorder}).axes[0].get_legend().get_texts()[0].get_text() for plot in PLOTS[:3]]
+    assert labels == [
+        f"Linear: spread {seen.std[-1]:.2g}",
+        f"Linear: spread {seen.grad_std[-1]:.1e}",
+        f"weight 40 × 30: spread {weight.std[-1] / 2:.2g}",
+    ]
+    assert "0.00" in labels[0]
+
+
+def test_what_is_not_finite_is_counted_in_the_label():
+    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    x = torch.randn(10, 3)
+    x[:5] = torch.inf
+    with Recorder(network, optimizer) as recorder:
+        one_step(network, optimizer, x)
+    [axes] = diagnostics.plot_activations({"": recorder}).axes
+    assert axes.get_legend().get_texts()[0].get_text().endswith(", 50% not finite")
+    assert axes.patches[0].get_data().values.sum() == pytest.approx(0.5)
+
+
+def test_ratios_of_zero_leave_a_gap_and_a_single_step_is_a_dot():
+    network = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD([{"params": network[0].parameters(), "lr": 0.0}, {"params": network[1].parameters()}], lr=0.1)
+    with Recorder(network, optimizer) as recorder:
+        one_step(network, optimizer, torch.randn(4, 3))
+    [axes] = diagnostics.plot_ratios({"": recorder}).axes
+    _guide, still, moving = axes.lines
+    assert np.isnan(still.get_ydata()).all() and moving.get_ydata()[0] > 0 and moving.get_marker() == "."
+
+
+def test_curves_differ_in_colour_and_lie_within_the_axes():
+    network, optimizer, step = torchs()
+    with Recorder(network, optimizer) as recorder:
+        step()
+    [axes] = diagnostics.plot_activations({"": recorder}).axes
+    colours = {tuple(patch.get_edgecolor()) for patch in axes.patches}
+    assert len(colours) == len(axes.patches) == 8
+    linear = nn.Linear(6, 3)
+    nn.init.constant_(linear.weight, 5.0)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.0)
+    with Recorder(linear, optimizer) as recorder:
+        one_step(linear, optimizer, torch.randn(4, 6))
+    [axes] = diagnostics.plot_weights({"": recorder}).axes
+    assert axes.get_xlim()[0] < 5 < axes.get_xlim()[1] and axes.patches[0].get_data().values.max() == 1
+
+
+def test_the_smallest_layer_is_not_cut_off():
+    """Gradients of a last layer with few values, far below those of the others."""
+    network = nn.Sequential(nn.Linear(100, 200), nn.Linear(200, 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+    network[1].weight.data *= 1e4
+    with Recorder(network, optimizer) as recorder:
+        network(torch.randn(100, 100)).mean().backward()
+        optimizer.step()
+    [axes] = diagnostics.plot_gradients({"": recorder}).axes
+    assert all(patch.get_data().values.sum() > 0.99 for patch in axes.patches)

@@ -393,6 +393,37 @@ def test_a_model_of_bare_tensors_keeps_its_running_statistics():
     assert norms[0].running_mean is kept
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_a_layer_of_bare_tensors_keeps_is_put_back():
+    """Generators in a list; an output that a layer keeps for a look, as many do."""
+
+    class Noisy:
+        def __init__(self):
+            self.weight = torch.ones(3, requires_grad=True)
+            self.generators = [torch.Generator().manual_seed(1)]
+            self.out = None
+
+        def parameters(self):
+            return [self.weight]
+
+    layer = Noisy()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+
+    def step(lr):
+        layer.out = layer.weight * (1 + 0.1 * torch.randn(3, generator=layer.generators[0]))
+        loss = (layer.out - 3).square().sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        return loss
+
+    step(0.01)
+    out, state = layer.out, layer.generators[0].get_state()
+    find_learning_rate(step, [layer, optimizer], 30)
+    assert layer.out is out and torch.equal(layer.generators[0].get_state(), state)
+
+
 @pytest.mark.parametrize("batch_size", [4, 64])
 def test_noise_does_not_cut_the_range(batch_size):
     """From eight starts, the highest rate worth sweeping is the same within one power of ten."""

@@ -38,6 +38,13 @@ def test_a_layer_in_two_places_is_named_once():
     assert [w is p for (_, w), p in zip(named_weights(model), model.parameters(), strict=True)] == [True] * 5
 
 
+def test_pytorchs_modules_within_layers_of_bare_tensors_are_walked_too():
+    model = Branches()
+    model.torch = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh())
+    assert [name for name, _ in named_layers(model)][-3:] == ["torch", "torch.0", "torch.1"]
+    assert [name for name, _ in named_weights(model)][-1] == "torch.0.weight"
+
+
 class Branches:
     """A model of another kind: layers in lists of lists, one tensor under two names, and a layer that points back."""
 
