@@ -4,7 +4,7 @@ Each operation says how the loss changes with its inputs once that is known for 
 loss back to the embeddings, one tensor at a time, has differentiated the network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import SimpleNamespace
 
 import torch
@@ -133,34 +133,44 @@ class Known:
         raise AttributeError(f"d.{name} is not known when d.{self._wanted} is computed; known are {known}")
 
 
-def check(name: str, by_hand: Callable[[Tensors, "Known"], Tensor]) -> None:
+def check(name: str, by_hand: Callable[[Tensors, Known], Tensor]) -> None:
     """Hold `by_hand(t, d)`, the gradient of one tensor, against autograd's, on five random networks, to 1e-12.
 
-    t has all tensors of the forward pass, d the gradients known so far (`Known`). Raises AssertionError with what was expected
-    and what came.
+    t has all tensors of the forward pass, d the gradients known so far (`Known`). Something random is added to each of these,
+    as if the loss depended on it in one way more: a step of the chain rule is then seen also where the real gradients cancel.
+    Raises AssertionError with what was expected and what came.
     """
     for seed, (N, T, E, H) in enumerate([(32, 3, 4, 7), (2, 1, 1, 2), (5, 2, 3, 27), (27, 4, 2, 5), (9, 3, 3, 9)]):
-        t = differentiated(N, T, E, H, torch.Generator().manual_seed(seed))
+        t = differentiated(N, T, E, H, torch.Generator().manual_seed(seed), nudged=TENSORS[: TENSORS.index(name)])
         expected = getattr(t, name).grad
         plain = SimpleNamespace(**{key: value.detach().clone() for key, value in vars(t).items()})
-        got = by_hand(plain, Known(t, name))
+        with torch.no_grad():
+            got = by_hand(plain, Known(t, name))
         assert isinstance(got, Tensor), f"d_{name}: expected a tensor, got a {type(got).__name__}"
-        assert got.dtype == expected.dtype, f"d_{name}: expected numbers of {expected.dtype}, got {got.dtype}"
+        way_out = f"begin with torch.zeros_like(t.{name}), or add .double()"
+        assert got.dtype == expected.dtype, f"d_{name}: expected numbers of {expected.dtype}, got {got.dtype}; {way_out}"
         shapes = tuple(expected.shape), tuple(got.shape)
         assert shapes[0] == shapes[1], f"d_{name}: expected the shape of {name}, {shapes[0]}, got {shapes[1]}"
-        worst = int((expected - got).abs().nan_to_num(torch.inf).argmax())
-        pair = expected.flatten()[worst].item(), got.flatten()[worst].item()
+        worst = (expected - got).abs().nan_to_num(torch.inf).argmax()
+        place = tuple(int(i) for i in torch.unravel_index(worst, expected.shape))
         where = f"d_{name} with N = {N}, T = {T}, E = {E}, H = {H}"
-        message = f"{where}: expected {pair[0]:.6g} at flat index {worst}, got {pair[1]:.6g}"
+        message = f"{where}: expected {expected[place]:.6g} at {list(place)}, got {got[place]:.6g}"
         assert torch.allclose(got, expected, rtol=1e-12, atol=1e-12), message
 
 
-def differentiated(N: int, T: int, E: int, H: int, generator: torch.Generator) -> Tensors:
-    """A forward pass through a random network on random letters; each tensor holds its gradient by autograd in `.grad`."""
+def differentiated(N: int, T: int, E: int, H: int, generator: torch.Generator, nudged: Collection[str] = ()) -> Tensors:
+    """A forward pass through a random network on random letters; each tensor holds its gradient by autograd in `.grad`.
+
+    What is differentiated is the loss, plus a random share of each number of the tensors that are `nudged`.
+    """
     weights = {name: w.requires_grad_() for name, w in random_parameters(T, E, H, generator).items()}
     letters = torch.randint(V, (N, T + 1), generator=generator)
     t = forward(weights, letters[:, :T], letters[:, T])
+    total = t.loss
     for name in TENSORS:
-        getattr(t, name).retain_grad()
-    t.loss.backward()
+        tensor = getattr(t, name)
+        tensor.retain_grad()
+        if name in nudged:
+            total = total + 0.01 * (torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype) * tensor).sum()
+    total.backward()
     return t

@@ -64,9 +64,9 @@ NETWORKS = [
     Network("perceptron", "8 letters, 10 × 200, BatchNorm", lambda g: Perceptron(8, 10, 200, g, batch_norm=True), 1 / 3),
     Network("perceptron", "3 letters, 32 × 400, dropout 0.1", lambda g: Perceptron(3, 32, 400, g, 0.1)),
     Network("perceptron", "5 letters, 32 × 400, dropout 0.2", lambda g: Perceptron(5, 32, 400, g, 0.2)),
-    Network(
-        "perceptron", "8 letters, 24 × 345, dropout 0.1", lambda g: Perceptron(8, 24, 345, g, 0.1)
-    ),  # as large as the last
+    # two as large as the WaveNet, without its BatchNorm and with it
+    Network("perceptron", "8 letters, 24 × 345, dropout 0.1", lambda g: Perceptron(8, 24, 345, g, 0.1)),
+    Network("perceptron", "the same, BatchNorm", lambda g: Perceptron(8, 24, 345, g, 0.1, batch_norm=True), 1 / 3),
     Network("WaveNet", "8 letters, 24 × 128, dropout 0.1", lambda g: WaveNet(8, 24, 128, g, 0.1), 1 / 3),
 ]
 

@@ -7,7 +7,7 @@ networks (AISTATS 2010): with several recordings they are drawn side by side, on
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .parts import children, named_layers, named_weights
+from .parts import named_weights, watchable_layers
 from .plotting import GREY, Picture, new_panels
 
 SAMPLE = 10_000  # values that are kept of each tensor, drawn at random
@@ -82,7 +82,7 @@ class Recorder:
         if not self._matrices:
             raise ValueError("the optimizer trains no matrix of this model; one made from the model's parameters is expected")
         self._before: dict[str, Tensor] = {}
-        self._watched = dict(_chosen(model, layers))
+        self._watched = dict(watchable_layers(model, layers))
         self._handles = [layer.register_forward_hook(self._forward_hook(name)) for name, layer in self._watched.items()]
         self._handles.append(optimizer.register_step_pre_hook(self._before_step))
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
@@ -171,10 +171,10 @@ def plot_activations(records: Mapping[str, Recorder]) -> Picture:
 
     def label(known: Outputs) -> str:
         saturated = "" if math.isnan(known.saturated[-1]) else f", saturated {known.saturated[-1]:.0%}"
-        return f"{known.kind}: spread {known.std[-1]:.2g}{saturated}"
+        return f"{known.kind}: spread {known.std[-1]:#.2g}{saturated}"
 
-    drawn = [(title, [(name, label(k), k.values) for name, k in record.outputs.items()]) for title, record in records.items()]
-    return _histograms(records, drawn, "output of the layer")
+    curves = {title: {f"{name} {label(k)}": k.values for name, k in r.outputs.items()} for title, r in records.items()}
+    return _histograms(records, curves, "output of the layer")
 
 
 def plot_gradients(records: Mapping[str, Recorder]) -> Picture:
@@ -188,23 +188,22 @@ def plot_gradients(records: Mapping[str, Recorder]) -> Picture:
         zeros = (known.grads == 0).double().mean().item()
         return f"{known.kind}: spread {known.grad_std[-1]:.1e}" + (f", {zeros:.0%} are 0" if zeros >= 0.005 else "")
 
-    drawn = [
-        (title, [(name, label(k), k.grads.abs()) for name, k in record.outputs.items()]) for title, record in records.items()
-    ]
-    return _histograms(records, drawn, "size of the gradient (logarithmic)", logarithmic=True)
+    curves = {title: {f"{name} {label(k)}": k.grads.abs() for name, k in r.outputs.items()} for title, r in records.items()}
+    return _histograms(records, curves, "size of the gradient (logarithmic)", logarithmic=True)
 
 
 def plot_weights(records: Mapping[str, Recorder]) -> Picture:
-    """The weight matrices after the last recorded step: a histogram of each.
+    """Sizes of the weights after the last recorded step: a histogram of each matrix.
 
-    Healthy: one hill around 0. Two hills, long tails or a spread far from the others ask for a closer look.
+    Healthy: one hill each, not far from where it began. A matrix far from the others, or a long slope to the right, asks for a
+    closer look.
     """
 
     def label(known: Weights) -> str:
-        return f"{' × '.join(map(str, known.shape))}: spread {_spread(known.values):.2g}"
+        return f"{' × '.join(map(str, known.shape))}: spread {_spread(known.values):#.2g}"
 
-    drawn = [(title, [(name, label(k), k.values) for name, k in record.weights.items()]) for title, record in records.items()]
-    return _histograms(records, drawn, "weight")
+    curves = {title: {f"{name} {label(k)}": k.values.abs() for name, k in r.weights.items()} for title, r in records.items()}
+    return _histograms(records, curves, "size of the weight (logarithmic)", logarithmic=True)
 
 
 def plot_ratios(records: Mapping[str, Recorder]) -> Picture:
@@ -219,30 +218,27 @@ def plot_ratios(records: Mapping[str, Recorder]) -> Picture:
         axes.set_yscale("log")
         for i, (name, known) in enumerate(record.weights.items()):
             ratios = [ratio if ratio > 0 else math.nan for ratio in known.ratio]
-            few = "." if len(record.steps) < 20 else ""
-            axes.plot(record.steps, ratios, few, label=name, linewidth=1.2, **_look(i, len(record.weights)))
+            marker = "." if len(record.steps) < 20 else None  # of which some may stand alone
+            axes.plot(record.steps, ratios, marker=marker, label=name, linewidth=1.2, **_look(i, len(record.weights)))
         _legend(axes)
     return figure
 
 
-Drawn = Sequence[
-    tuple[str, Sequence[tuple[str, str, Tensor]]]
-]  # for each panel its title, and name, label, values of each curve
+Curves = Mapping[str, Mapping[str, Tensor]]  # the values of each curve by its label, for each panel by its title
 
 
-def _histograms(records: Mapping[str, Recorder], drawn: Drawn, xlabel: str, logarithmic: bool = False) -> Picture:
+def _histograms(records: Mapping[str, Recorder], curves: Curves, xlabel: str, logarithmic: bool = False) -> Picture:
     """Panels side by side: in each a curve for every tensor, over the same bins."""
-    every = [_finite(values) for _, curves in drawn for *_, values in curves]
+    every = [_finite(values) for panel in curves.values() for values in panel.values()]
     edges = _logarithmic_edges(every) if logarithmic else _linear_edges(every)
-    most = max((len(curves) for _, curves in drawn), default=0)
-    figure, panels = _panels(records, most, xlabel, "share of the values in a bin")
-    if not all(curves for _, curves in drawn):
+    figure, panels = _panels(records, max(map(len, curves.values()), default=0), xlabel, "share of the values in a bin")
+    if not all(curves.values()):
         raise ValueError("no layer that is watched gave one tensor in a forward pass with gradients; name others in `layers`")
     highest = 0.0
-    for axes, (_, curves) in zip(panels, drawn, strict=True):
+    for axes, panel in zip(panels, curves.values(), strict=True):
         if logarithmic:
             axes.set_xscale("log")
-        for i, (name, label, values) in enumerate(curves):
+        for i, (label, values) in enumerate(panel.items()):
             finite = _finite(values)
             shares = np.histogram(finite, edges)[0] / max(len(values), 1)
             highest = max(highest, shares.max())
@@ -250,7 +246,7 @@ def _histograms(records: Mapping[str, Recorder], drawn: Drawn, xlabel: str, loga
                 label += f", {1 - len(finite) / len(values):.0%} not finite"
             elif not len(values):
                 label += ", not used in this step"
-            axes.stairs(shares, edges, label=f"{name} {label}".strip(), linewidth=1.5, **_look(i, len(curves)))
+            axes.stairs(shares, edges, label=label.strip(), linewidth=1.5, **_look(i, len(panel)))
         _legend(axes)
     panels[0].set_ylim(0, 1.05 * highest or 1)
     return figure
@@ -261,27 +257,6 @@ def _panels(records: Mapping[str, Recorder], n_curves: int, xlabel: str, ylabel:
     if not records or not all(record.steps for record in records.values()):
         raise ValueError("nothing is recorded; take at least one step of the optimizer while the recorder watches")
     return new_panels(list(records), xlabel, ylabel, (4.4 * max(len(records), 1.4), 3.3 + 0.18 * n_curves))
-
-
-def _chosen(model: Any, wanted: Collection[str] | None) -> Iterator[tuple[str, Any]]:
-    """The layers to watch, by name; ValueError if one of those that are wanted is not there."""
-    if isinstance(wanted, str):
-        raise ValueError(f"layers is the text {wanted!r}; a list of names or kinds is expected, such as [{wanted!r}]")
-    every = dict(named_layers(model))
-    kinds = {type(layer).__name__ for layer in every.values()}
-    for name in wanted or ():
-        if name not in every and name not in kinds:
-            raise ValueError(
-                f"no layer has the name or kind {name!r}; the kinds are {', '.join(sorted(kinds))} and the names are "
-                f"{', '.join(filter(None, every))}"
-            )
-    for name, layer in every.items():
-        if not any(children(layer)) if wanted is None else name in wanted or type(layer).__name__ in wanted:
-            if not hasattr(layer, "register_forward_hook"):
-                raise ValueError(
-                    f"layer {name!r} is a {type(layer).__name__} without `register_forward_hook`, which is needed"
-                )
-            yield name, layer
 
 
 def _spread(tensor: Tensor) -> float:

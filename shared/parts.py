@@ -1,6 +1,6 @@
 """The layers and weights of a model by name, be it a torch.nn.Module or made of layers of bare tensors as in stage 02."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -21,6 +21,29 @@ def named_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
             if isinstance(tensor, Tensor) and tensor.requires_grad and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield f"{layer_name}.{name}".lstrip("."), tensor
+
+
+def watchable_layers(model: Any, wanted: Collection[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """The layers to which a forward hook can be given, by name: all that hold no others, or those that are wanted.
+
+    They are wanted by kind, such as "Tanh", or by name. Raises ValueError for one that is not there or takes no hook.
+    """
+    if isinstance(wanted, str):
+        raise ValueError(f"layers is the text {wanted!r}; a list of names or kinds is expected, such as [{wanted!r}]")
+    every = dict(named_layers(model))
+    kinds = {type(layer).__name__ for layer in every.values()}
+    for name in wanted or ():
+        if name not in every and name not in kinds:
+            raise ValueError(
+                f"no layer has the name or kind {name!r}; the kinds are {', '.join(sorted(kinds))} and the names are "
+                f"{', '.join(filter(None, every))}"
+            )
+    for name, layer in every.items():
+        kind = type(layer).__name__
+        if not any(children(layer)) if wanted is None else name in wanted or kind in wanted:
+            if not hasattr(layer, "register_forward_hook"):
+                raise ValueError(f"layer {name!r} is a {kind} without `register_forward_hook`, which is needed")
+            yield name, layer
 
 
 def children(layer: Any) -> Iterator[tuple[str, Any]]:

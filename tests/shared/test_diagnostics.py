@@ -351,13 +351,13 @@ def test_histograms_are_those_of_numpy():
     [axes] = diagnostics.plot_activations({"": recorder}).axes
     values, edges = axes.patches[0].get_data().values, axes.patches[0].get_data().edges
     assert np.allclose(values, np.histogram(seen.values, edges)[0] / len(seen.values)) and values.sum() == pytest.approx(1)
-    assert f"spread {seen.std[-1]:.2f}, saturated {seen.saturated[-1]:.0%}" in axes.get_legend().get_texts()[0].get_text()
+    assert f"spread {seen.std[-1]:#.2g}, saturated {seen.saturated[-1]:.0%}" in axes.get_legend().get_texts()[0].get_text()
     [axes] = diagnostics.plot_gradients({"": recorder}).axes
     values, edges = axes.patches[0].get_data().values, axes.patches[0].get_data().edges
     assert np.allclose(values, np.histogram(seen.grads.abs(), edges)[0] / len(seen.grads)) and 0.99 < values.sum() <= 1
     assert axes.get_xscale() == "log"
     [axes] = diagnostics.plot_weights({"": recorder}).axes
-    assert all(patch.get_data().values.sum() == pytest.approx(1) for patch in axes.patches)
+    assert all(0.99 < patch.get_data().values.sum() <= 1 for patch in axes.patches) and axes.get_xscale() == "log"
     [axes] = diagnostics.plot_ratios({"": recorder}).axes
     assert axes.get_yscale() == "log" and axes.lines[0].get_ydata()[0] == 1e-3
     for line, known in zip(axes.lines[1:], recorder.weights.values(), strict=False):
@@ -531,9 +531,9 @@ def test_labels_are_those_of_the_last_step():
     assert seen.std[0] == pytest.approx(512 * seen.std[-1], rel=1e-3)
     labels = [plot({"": recorder}).axes[0].get_legend().get_texts()[0].get_text() for plot in PLOTS[:3]]
     assert labels == [
-        f"Linear: spread {seen.std[-1]:.2g}",
+        f"Linear: spread {seen.std[-1]:#.2g}",
         f"Linear: spread {seen.grad_std[-1]:.1e}",
-        f"weight 40 × 30: spread {weight.std[-1] / 2:.2g}",
+        f"weight 40 × 30: spread {weight.std[-1] / 2:#.2g}",
     ]
     assert "0.00" in labels[0]
 
