@@ -66,7 +66,12 @@ NETWORKS = [
     Network("perceptron", "5 letters, 32 × 400, dropout 0.2", lambda g: Perceptron(5, 32, 400, g, 0.2)),
     # two as large as the WaveNet, without its BatchNorm and with it
     Network("perceptron", "8 letters, 24 × 345, dropout 0.1", lambda g: Perceptron(8, 24, 345, g, 0.1)),
-    Network("perceptron", "the same, BatchNorm", lambda g: Perceptron(8, 24, 345, g, 0.1, batch_norm=True), 1 / 3),
+    Network(
+        "perceptron",
+        "8 letters, 24 × 345, dropout 0.1, BatchNorm",
+        lambda g: Perceptron(8, 24, 345, g, 0.1, batch_norm=True),
+        1 / 3,
+    ),
     Network("WaveNet", "8 letters, 24 × 128, dropout 0.1", lambda g: WaveNet(8, 24, 128, g, 0.1), 1 / 3),
 ]
 
@@ -122,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     loss = BigramTable(*pairs).loss(*pairs).item()
     beside = f" (published: {PUBLISHED_BIGRAM})" if classic else ""
     print(f"bigrams counted and scored on all of them: {loss:.3f}{beside}")
-    print(f"{'':11}{'':33}{'parameters':>11}{'train':>8}{'val':>8}{'seconds':>9}{'new names':>11}")
+    print(f"{'':11}{'':44}{'parameters':>11}{'train':>8}{'val':>8}{'seconds':>9}{'new names':>11}")
     known = set(words)
     rows = []
     for row in ladder(parts, config):
@@ -138,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in rows:
         if row.written:
             names_shown = " ".join(f"({name})" if name in known else name for name in row.written[:SHOWN])
-            print(f"{row.kind:11}{row.name:33}{names_shown}")
+            print(f"{row.kind:11}{row.name:44}{names_shown}")
     return 0
 
 
@@ -146,7 +151,7 @@ def show(row: Row, known: Collection[str]) -> None:
     """One line of the table; what nobody has measured stays empty."""
     train, seconds = ("" if math.isnan(x) else f"{x:.{digits}f}" for x, digits in ((row.train, 3), (row.seconds, 1)))
     new = f"{sum(name not in known for name in row.written) / len(row.written):.1%}" if row.written else ""
-    line = f"{row.kind:11}{row.name:33}{row.parameters:>11,}{train:>8}{row.val:>8.3f}{seconds:>9}{new:>11}"
+    line = f"{row.kind:11}{row.name:44}{row.parameters:>11,}{train:>8}{row.val:>8.3f}{seconds:>9}{new:>11}"
     print(line.rstrip(), flush=True)
 
 
