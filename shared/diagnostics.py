@@ -111,7 +111,9 @@ class Recorder:
 
             def on_gradient(grad: Tensor) -> None:
                 seen.update(grad_std=_spread(grad), grads=self._sampled(grad))
-                self._seen[name] = seen  # again: checkpointing runs the layer twice, and only the first has a gradient
+                # Checkpointing runs the layer a second time; then the first pass has the gradient.
+                if self._watched.get(name) is layer and not len(self._seen.get(name, seen)["grads"]):
+                    self._seen[name] = seen
 
             kind = type(layer).__name__
             share = SATURATED[kind](out.detach()).float().mean().item() if kind in SATURATED else math.nan
@@ -170,6 +172,8 @@ def plot_activations(records: Mapping[str, Recorder]) -> Picture:
     """
 
     def label(known: Outputs) -> str:
+        if not len(known.values):
+            return f"{known.kind}: not used in this step"
         saturated = "" if math.isnan(known.saturated[-1]) else f", saturated {known.saturated[-1]:.0%}"
         return f"{known.kind}: spread {known.std[-1]:#.2g}{saturated}"
 
@@ -185,6 +189,8 @@ def plot_gradients(records: Mapping[str, Recorder]) -> Picture:
     """
 
     def label(known: Outputs) -> str:
+        if not len(known.grads):
+            return f"{known.kind}: no gradient in this step"
         zeros = (known.grads == 0).double().mean().item()
         return f"{known.kind}: spread {known.grad_std[-1]:.1e}" + (f", {zeros:.0%} are 0" if zeros >= 0.005 else "")
 
@@ -244,8 +250,6 @@ def _histograms(records: Mapping[str, Recorder], curves: Curves, xlabel: str, lo
             highest = max(highest, shares.max())
             if len(finite) < len(values):
                 label += f", {1 - len(finite) / len(values):.0%} not finite"
-            elif not len(values):
-                label += ", not used in this step"
             axes.stairs(shares, edges, label=label.strip(), linewidth=1.5, **_look(i, len(panel)))
         _legend(axes)
     panels[0].set_ylim(0, 1.05 * highest or 1)

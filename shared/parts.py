@@ -57,7 +57,7 @@ def children(layer: Any) -> Iterator[tuple[str, Any]]:
         return
     for attribute, value in vars(layer).items():
         for path, part in _unpacked("" if attribute == "layers" and isinstance(value, (list, tuple)) else attribute, value):
-            if hasattr(part, "parameters") and hasattr(part, "__dict__"):
+            if hasattr(part, "parameters") and hasattr(part, "__dict__") and not isinstance(part, type):
                 yield path, part
 
 

@@ -426,10 +426,10 @@ def test_a_layer_that_is_not_used_in_the_last_step_is_not_drawn_with_old_values(
         for names in ("ab", "a"):
             sum(network[name](torch.randn(5, 3)).sum() for name in names).backward()
             optimizer.step()
-    for plot in PLOTS[:2]:
+    for plot, label in zip(PLOTS, ("b Linear: not used in this step", "b Linear: no gradient in this step"), strict=False):
         [axes] = plot({"": recorder}).axes
         used, unused = (text.get_text() for text in axes.get_legend().get_texts())
-        assert unused.endswith(", not used in this step") and "not used" not in used
+        assert unused == label and "in this step" not in used
         assert axes.patches[1].get_data().values.sum() == 0 < axes.patches[0].get_data().values.sum()
 
 
@@ -586,3 +586,18 @@ def test_the_smallest_layer_is_not_cut_off():
         optimizer.step()
     [axes] = diagnostics.plot_gradients({"": recorder}).axes
     assert all(patch.get_data().values.sum() > 0.99 for patch in axes.patches)
+
+
+def test_of_several_passes_before_one_backward_the_last_is_kept():
+    linear, small, large = nn.Linear(3, 3), torch.randn(20, 3), 10 * torch.randn(20, 3)
+    optimizer = torch.optim.SGD(linear.parameters(), lr=0.0)
+    with Recorder(linear, optimizer) as recorder:
+        for first, last in ((small, large), (large, small)):
+            (linear(first).square().sum() + linear(last).square().sum()).backward()
+            optimizer.step()
+            assert recorder.outputs[""].std[-1] == pytest.approx(linear(last).std(correction=0).item(), rel=1e-5)
+            assert len(recorder.outputs[""].grads) == 60
+    out = linear(small)
+    recorder.close()
+    out.sum().backward()
+    assert not recorder._seen

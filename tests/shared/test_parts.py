@@ -52,6 +52,7 @@ class Branches:
         self.branches = [[layers.Tanh()], [layers.Linear(2, 3, bias=False), layers.Tanh()]]
         self.first = torch.ones(2, requires_grad=True)
         self.second, self.fixed = self.first, torch.ones(2)
+        self.activation = layers.Tanh  # a class is no layer
         self.branches[0][0].owner = self
 
     def parameters(self):
