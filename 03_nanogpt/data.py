@@ -1,0 +1,36 @@
+"""From a text to batches: what is learned from, what is held out, and the windows that a step of training reads."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared import corpora
+
+TEXTS: dict[str, Callable[[], str]] = {"tinyshakespeare": corpora.tinyshakespeare, "shakespeare": corpora.shakespeare}
+
+
+def load_text(name: str) -> str:
+    """The text called `name` in TEXTS, else that of the UTF-8 file `name`. Raises UsageError if there is no such file."""
+    return TEXTS[name]() if name in TEXTS and not Path(name).is_file() else corpora.read_text(name)
+
+
+def split(text: str) -> tuple[str, str]:
+    """The first nine tenths to learn from, and the last tenth, cut at a character, to validate on."""
+    n_train = int(0.9 * len(text))
+    return text[:n_train], text[n_train:]
+
+
+def random_batch(ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`batch_size` windows from random places of `ids` (N,): inputs and targets, both (B, T), on the device of `ids`.
+
+    A window is T + 1 ids: the first T are the inputs, the last T the targets, so that each window trains T predictions.
+    Raises ValueError if N is not above block_size.
+    """
+    n_places = len(ids) - block_size
+    if n_places < 1:
+        raise ValueError(f"{len(ids)} characters do not hold a window of block_size {block_size} and the character after it")
+    starts = torch.randint(n_places, (batch_size, 1), generator=generator)
+    windows = ids[(starts + torch.arange(block_size + 1)).to(ids.device)]  # (B, T + 1)
+    return windows[:, :-1], windows[:, 1:]
