@@ -21,7 +21,7 @@ from shared.devices import DeviceName, choose_device
 from shared.plotting import BLUE, GREEN, GREY, ORANGE, Picture, new_figure, save_figure
 
 from .config import TrainConfig
-from .data import load_text, split
+from .data import prepare
 from .model import Block, NonaGPT, NonaGPTConfig, SelfAttention
 from .tokenizer import encode
 from .train import score, updates
@@ -106,7 +106,9 @@ class AblationConfig:
 
     steps: Annotated[int, "optimizer updates of each training"] = 1000
     seeds: Annotated[int, "trainings of each variant, from seeds 1, 2, ..."] = 3
-    data: Annotated[str, "tinyshakespeare, shakespeare (all plays) or an ASCII text FILE"] = "tinyshakespeare"
+    data: Annotated[str, "tinyshakespeare, shakespeare (all plays) or a text FILE; its last tenth is for validation"] = (
+        "tinyshakespeare"
+    )
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
     run: Annotated[str, "folder for the results and the picture of the curves"] = "runs/ablation"
     overwrite: Annotated[bool, "replace the results that the folder holds"] = False
@@ -141,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (folder / RESULTS).exists() and not config.overwrite:
         raise UsageError(f"{folder} already holds results; name another folder with --run, or give --overwrite")
     device = choose_device(config.device)
-    train_ids, val_ids = (torch.tensor(encode(part), device=device) for part in split(load_text(config.data)))
+    train_ids, val_ids = (
+        torch.tensor(encode(part), device=device) for part in prepare(config.data, SHAPE.block_size, tqdm.write)
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

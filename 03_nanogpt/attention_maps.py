@@ -52,7 +52,7 @@ def draw_attention_maps(maps: Tensor, text: str, title: str) -> Picture:
         panels = figure.subplots(n_layer, n_head, squeeze=False, sharex=True, sharey=True)
         for layer, row in enumerate(panels):
             for head, axes in enumerate(row):
-                axes.imshow(maps[layer, head].cpu(), cmap="Blues", vmin=0, vmax=1)
+                axes.imshow(maps[layer, head].cpu().numpy(), cmap="Blues", vmin=0, vmax=1)
                 axes.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         for axes in panels[:, 0]:
             axes.set_yticks(range(T), letters)

@@ -29,7 +29,7 @@ class TrainConfig:
         "tinyshakespeare"
     )
     eval_every: Annotated[int, "updates between two validations; the weights of the best one are kept"] = 250
-    eval_chars: Annotated[int, "validation characters scored each time, the same first ones; the end scores all"] = 2**15
+    eval_chars: Annotated[int, "validation characters scored each time, the same first ones; the end scores all"] = 2**14
     seed: Annotated[int, "seed of the weights, the batches and the samples"] = 1337
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
     run: Annotated[str, "folder for the weights, the curve and the samples"] = "runs/nanogpt"
@@ -57,9 +57,9 @@ class TrainConfig:
 PRESETS = {
     config.preset: config
     for config in (
-        TrainConfig("cpu", NonaGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=128), 2000, 12, 4e-3, 4e-4),
+        TrainConfig("cpu", NonaGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=96), 3600, 12, lr=5e-3, min_lr=0.0),
         # the character model of nanoGPT's config/train_shakespeare_char.py
-        TrainConfig("gpu", NonaGPTConfig(256, n_layer=6, n_head=6, n_embd=384, dropout=0.2), 5000, 64, 1e-3, 1e-4),
+        TrainConfig("gpu", NonaGPTConfig(256, n_layer=6, n_head=6, n_embd=384, dropout=0.2), 5000, 64, lr=1e-3, min_lr=1e-4),
     )
 }
 

@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from shared import corpora
+from shared.cli import UsageError
+
+from .tokenizer import report, to_ascii
 
 TEXTS: dict[str, Callable[[], str]] = {"tinyshakespeare": corpora.tinyshakespeare, "shakespeare": corpora.shakespeare}
 
@@ -20,6 +23,24 @@ def split(text: str) -> tuple[str, str]:
     """The first nine tenths to learn from, and the last tenth, cut at a character, to validate on."""
     n_train = int(0.9 * len(text))
     return text[:n_train], text[n_train:]
+
+
+def prepare(name: str, block_size: int, say: Callable[[str], object]) -> tuple[str, str]:
+    """What to learn from and what to validate on, all ASCII; `say` is told what was replaced, and how much there is.
+
+    Raises UsageError if there is no such text, or if a part of it is not longer than `block_size`.
+    """
+    text, replaced = to_ascii(load_text(name))
+    if replaced:
+        say(f"{name}: {report(replaced)}")
+    train_text, val_text = split(text)
+    if min(len(train_text), len(val_text)) <= block_size:
+        raise UsageError(
+            f"{name} is too short: its {len(text):,} characters leave {len(val_text):,} to validate on, and more than the "
+            f"block size of {block_size} are needed; take a longer text"
+        )
+    say(f"{name}: {len(train_text):,} characters to learn from, {len(val_text):,} to validate on")
+    return train_text, val_text
 
 
 def random_batch(ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

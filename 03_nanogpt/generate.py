@@ -1,5 +1,6 @@
 """Text from a trained NonaGPT, character by character. Run it: python -m 03_nanogpt.generate --prompt "ROMEO:" """
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,12 @@ class GenerateConfig:
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
 
     def __post_init__(self):
+        if self.max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; at least 0 is expected")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature is {self.temperature}; a number of at least 0 is expected")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k is {self.top_k}; at least 1 is expected")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; at least 0 and below 2**63 is expected")
 

@@ -26,7 +26,7 @@ class NonaGPTConfig:
     vocab_size: int = VOCAB_SIZE
     n_layer: Annotated[int, "blocks (attention and feed-forward) one after the other"] = 4
     n_head: Annotated[int, "attention heads in a block; must divide n_embd"] = 4
-    n_embd: Annotated[int, "width: numbers that describe one character"] = 128
+    n_embd: Annotated[int, "width: numbers that describe one character"] = 96
     dropout: Annotated[float, "share of activations dropped while training"] = 0.0
 
     def __post_init__(self):
@@ -153,10 +153,12 @@ class NonaGPT(nn.Module):
             raise ValueError(f"top_k is {top_k}; at least 1 is expected")
         was_training = self.training
         self.eval()
-        for _ in range(max_new_tokens):
-            logits = self(idx[:, -self.config.block_size :])[0][:, -1]  # (B, V), those of the last position
-            idx = torch.cat([idx, choose(logits, temperature, top_k, generator)], dim=1)
-        self.train(was_training)
+        try:
+            for _ in range(max_new_tokens):
+                logits = self(idx[:, -self.config.block_size :])[0][:, -1]  # (B, V), those of the last position
+                idx = torch.cat([idx, choose(logits, temperature, top_k, generator)], dim=1)
+        finally:
+            self.train(was_training)
         return idx
 
     @property

@@ -8,7 +8,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,9 +23,9 @@ from shared.plotting import BLUE, ORANGE, new_figure, save_figure
 
 from .checkpoint import WEIGHTS, load, save
 from .config import TrainConfig, configure
-from .data import load_text, random_batch, split
+from .data import prepare, random_batch
 from .model import NonaGPT
-from .tokenizer import decode, encode, report, to_ascii
+from .tokenizer import decode, encode
 
 CURVE, SAMPLES = "loss.png", "samples.txt"
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = choose_device(config.device)
     seed_everything(config.seed)
     model = NonaGPT(config.model).to(device)
-    train_text, val_text = texts(config, say)
+    train_text, val_text = prepare(config.data, config.model.block_size, say)
     train_ids, val_ids = (torch.tensor(encode(text), device=device) for text in (train_text, val_text))
     claim(folder, config.overwrite)
     say(
@@ -175,22 +175,6 @@ def draw_curve(
         axes.axhline(counting, color="black", linewidth=1, linestyle="--", label=label)
     axes.legend(frameon=False)
     save_figure(figure, folder / CURVE)
-
-
-def texts(config: TrainConfig, say: Callable[[str], None]) -> tuple[str, str]:
-    """What to learn from and what to validate on, all ASCII. Raises UsageError if they are too short."""
-    text, replaced = to_ascii(load_text(config.data))
-    if replaced:
-        say(f"{config.data}: {report(replaced)}")
-    train_text, val_text = split(text)
-    shorter, block_size = min(len(train_text), len(val_text)), config.model.block_size
-    if shorter <= block_size:
-        raise UsageError(
-            f"--block-size {block_size} is too long for {config.data}: its {len(text):,} characters leave {len(val_text):,} "
-            f"to validate on; a longer text is needed, or a --block-size below {shorter}"
-        )
-    say(f"{config.data}: {len(train_text):,} characters to learn from, {len(val_text):,} to validate on")
-    return train_text, val_text
 
 
 def claim(folder: Path, overwrite: bool) -> None:
