@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = NonaGPT(config.model).to(device)
     train_text, val_text = prepare(config.data, config.model.block_size, say)
     train_ids, val_ids = (torch.tensor(encode(text), device=device) for text in (train_text, val_text))
+    counted = -np.log(ngrams.probabilities(train_text.encode(), val_text.encode())[1:])  # of the characters that are scored
     claim(folder, config.overwrite)
     say(
         f"preset {config.preset}: {model.n_params:,} parameters on {describe(device)}, {config.steps:,} updates of "
@@ -67,15 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             note(folder, f"after {step} updates", sample)
             say(f"step {step}: loss {loss:.3f}, validation {val_loss:.3f}; it writes: {' '.join(sample.split())}")
             if signal:
-                draw_curve(folder, curve, validations)
+                draw_curve(folder, curve, validations, counted[: config.eval_chars].mean())
                 say(f"stopped after step {step}; {folder / WEIGHTS} holds the best weights so far")
                 return 128 + signal
     say(f"training took {time.process_time() - started:.0f} CPU seconds, validations included\n")
 
     model = load(folder, device)  # the best weights
-    val_loss = score(model, val_ids)
-    counting = ngrams.bits_per_byte(train_text.encode(), val_text.encode()) * math.log(2)
-    draw_curve(folder, curve, validations, counting)
+    val_loss, counting = score(model, val_ids), counted.mean()
+    draw_curve(folder, curve, validations, counted[: config.eval_chars].mean())
     sample = write(model, 500, config.seed)
     note(folder, "at the end", sample)
     say(f"all {len(val_ids) - 1:,} characters held out: {val_loss:.3f} nats per character")
@@ -159,20 +160,17 @@ def note(folder: Path, heading: str, sample: str) -> None:
         file.write(f"=== {heading} ===\n{sample}\n\n")
 
 
-def draw_curve(
-    folder: Path, curve: Sequence[float], validations: Sequence[tuple[int, float]], counting: float | None = None
-) -> None:
-    """Draw the losses of all updates, of the validations, and counting's, as loss.png."""
+def draw_curve(folder: Path, curve: Sequence[float], validations: Sequence[tuple[int, float]], counting: float) -> None:
+    """Draw the losses of all updates, of the validations, and counting's on the same characters, as loss.png."""
     figure, axes = new_figure(
-        f"After {len(curve):,} updates: {validations[-1][1]:.2f} nats per character on held-out text",
+        f"After {len(curve):,} updates: {validations[-1][1]:.2f} nats per character on fixed held-out text",
         "optimizer updates",
         "loss (nats per character)",
     )
     axes.plot(range(1, len(curve) + 1), curve, color=ORANGE, linewidth=0.8, alpha=0.8, label="training, one batch")
     axes.plot(*zip(*validations, strict=True), color=BLUE, marker="o", markersize=3, label="validation, fixed characters")
-    if counting is not None:
-        label = f"counting {ngrams.ORDER}-grams, all validation"
-        axes.axhline(counting, color="black", linewidth=1, linestyle="--", label=label)
+    label = f"counting {ngrams.ORDER}-grams, the same characters"
+    axes.axhline(counting, color="black", linewidth=1, linestyle="--", label=label)
     axes.legend(frameon=False)
     save_figure(figure, folder / CURVE)
 

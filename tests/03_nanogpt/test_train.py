@@ -108,7 +108,9 @@ def test_a_run_says_what_it_is_how_good_it_became_and_what_counting_reaches(tmp_
     net = checkpoint.load(tmp_path / "run")
     train_text, val_text = data.split(text_file.read_text())
     val_loss = train.score(net, torch.tensor(list(val_text.encode())))
-    counting = ngrams.bits_per_byte(train_text.encode(), val_text.encode()) * math.log(2)
+    counting = -math.fsum(map(math.log, ngrams.probabilities(train_text.encode(), val_text.encode())[1:])) / (
+        len(val_text) - 1
+    )
     assert f"{net.n_params:,} parameters" in said and f"{len(train_text):,} characters to learn from" in said
     assert f"all {len(val_text) - 1:,} characters held out: {val_loss:.3f} nats per character" in said
     assert re.search(rf"counting 5-grams: +{counting:.3f}; counting is better", said)
