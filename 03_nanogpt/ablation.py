@@ -29,7 +29,7 @@ from .train import score, updates
 SHAPE = NonaGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=64)
 RESULTS, CURVES = "ablation.jsonl", "ablation.png"
 RECORDED = Path(__file__).with_name(RESULTS)  # what the command has left on one machine, for notebook 3
-POINTS = 20  # of each curve
+POINTS, POINT_CHARS = 20, 2**13  # of each curve, and the first validation characters that each is scored on
 
 
 def full(config: NonaGPTConfig) -> NonaGPT:
@@ -121,12 +121,13 @@ class AblationConfig:
 
 @dataclass(frozen=True)
 class Training:
-    """One training: validation loss in nats per character after `steps` updates."""
+    """One training: on its way the losses on the first validation characters, at its end that on all; nats per character."""
 
     variant: str
     seed: int
     steps: list[int]
-    val_losses: list[float]
+    curve: list[float]
+    val_loss: float
 
 
 @command
@@ -155,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for seed in range(1, config.seeds + 1):
             for variant in VARIANTS:
                 trainings.append(train(variant, seed, config.steps, train_ids, val_ids, bar.update))
-                tqdm.write(f"seed {seed}, {variant}: {trainings[-1].val_losses[-1]:.3f}")
+                tqdm.write(f"seed {seed}, {variant}: {trainings[-1].val_loss:.3f}")
     write_results(folder / RESULTS, trainings)
     save_figure(draw_curves(trainings), folder / CURVES)
     print(f"\nvalidation loss after {config.steps:,} updates, nats per character\n\n{table(trainings)}")
@@ -171,13 +172,13 @@ def train(
     recipe = TrainConfig(
         "ablation", SHAPE, steps, batch_size=12, lr=4e-3, min_lr=4e-4, warmup_steps=min(100, steps // 10), seed=seed
     )
-    places, val_losses = [], []
+    places, curve = [], []
     for step, _ in enumerate(updates(model, train_ids, recipe), start=1):
         tick()
-        if step % math.ceil(steps / POINTS) == 0 or step == steps:
+        if step % math.ceil(steps / POINTS) == 0 and step < steps:
             places.append(step)
-            val_losses.append(score(model, val_ids if step == steps else val_ids[: 2**13 + 1]))
-    return Training(variant, seed, places, val_losses)
+            curve.append(score(model, val_ids[: POINT_CHARS + 1]))
+    return Training(variant, seed, places, curve, score(model, val_ids))
 
 
 def table(trainings: Sequence[Training]) -> str:
@@ -193,7 +194,7 @@ def table(trainings: Sequence[Training]) -> str:
 
 def last_losses(trainings: Sequence[Training], variant: str) -> list[float]:
     """The losses with which the trainings of one variant end."""
-    return [training.val_losses[-1] for training in trainings if training.variant == variant]
+    return [training.val_loss for training in trainings if training.variant == variant]
 
 
 def verdict(full_losses: Sequence[float], losses: Sequence[float]) -> str:
@@ -208,12 +209,12 @@ def verdict(full_losses: Sequence[float], losses: Sequence[float]) -> str:
 def draw_curves(trainings: Sequence[Training]) -> Picture:
     """Validation loss against updates: for each variant the mean of its seeds, and a band from the lowest to the highest."""
     figure, axes = new_figure(
-        "What NonaGPT loses without one of its parts", "optimizer updates", "validation loss (nats per character)"
+        "What NonaGPT loses without one of its parts", "optimizer updates", "loss on fixed validation characters (nats)"
     )
     looks = [(BLUE, "-"), (ORANGE, "-"), (GREEN, "-"), (GREY, "-"), (ORANGE, "--"), (BLUE, "--")]
     for variant, (colour, line) in zip(dict.fromkeys(t.variant for t in trainings), looks, strict=False):
         steps = next(t.steps for t in trainings if t.variant == variant)
-        losses = torch.tensor([t.val_losses for t in trainings if t.variant == variant])  # (seeds, points)
+        losses = torch.tensor([t.curve for t in trainings if t.variant == variant])  # (seeds, points)
         axes.plot(steps, losses.mean(dim=0), color=colour, linestyle=line, label=variant)
         axes.fill_between(steps, losses.amin(dim=0), losses.amax(dim=0), color=colour, alpha=0.2, linewidth=0)
     axes.legend(frameon=False)
@@ -222,7 +223,7 @@ def draw_curves(trainings: Sequence[Training]) -> Picture:
 
 def write_results(file: Path, trainings: Sequence[Training]) -> None:
     """One JSON object a line, losses to four digits."""
-    records = [asdict(t) | {"val_losses": [round(loss, 4) for loss in t.val_losses]} for t in trainings]
+    records = [asdict(t) | {"curve": [round(x, 4) for x in t.curve], "val_loss": round(t.val_loss, 4)} for t in trainings]
     file.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
