@@ -27,6 +27,7 @@ from .tokenizer import encode
 from .train import score, updates
 
 SHAPE = NonaGPTConfig(block_size=64, n_layer=4, n_head=4, n_embd=64)
+RECIPE = TrainConfig("ablation", SHAPE, steps=1000, batch_size=12, lr=4e-3, min_lr=4e-4)  # the same for all variants
 RESULTS, CURVES = "ablation.jsonl", "ablation.png"
 RECORDED = Path(__file__).with_name(RESULTS)  # what the command has left on one machine, for notebook 3
 POINTS, POINT_CHARS = 20, 2**13  # of each curve, and the first validation characters that each is scored on
@@ -104,7 +105,7 @@ VARIANTS: dict[str, Callable[[NonaGPTConfig], NonaGPT]] = {
 class AblationConfig:
     """What `python -m 03_nanogpt.ablation` does."""
 
-    steps: Annotated[int, "optimizer updates of each training"] = 1000
+    steps: Annotated[int, "optimizer updates of each training"] = RECIPE.steps
     seeds: Annotated[int, "trainings of each variant, from seeds 1, 2, ..."] = 3
     data: Annotated[str, "tinyshakespeare, shakespeare (all plays) or a text FILE; its last tenth is for validation"] = (
         "tinyshakespeare"
@@ -117,6 +118,8 @@ class AblationConfig:
         for name in ("steps", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; at least 1 is expected")
+        if not self.run:
+            raise ValueError("run is ''; the name of a folder is expected")
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=["python -m 03_nanogpt.ablation", "python -m 03_nanogpt.ablation --steps 200 --seeds 2 --run runs/quick"],
     )
     folder = Path(config.run)
-    if (folder / RESULTS).exists() and not config.overwrite:
+    files = [folder / RESULTS, folder / CURVES]
+    if any(file.is_dir() or (file.exists() and not config.overwrite) for file in files):
         raise UsageError(f"{folder} already holds results; name another folder with --run, or give --overwrite")
     device = choose_device(config.device)
     train_ids, val_ids = (
@@ -157,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for variant in VARIANTS:
                 trainings.append(train(variant, seed, config.steps, train_ids, val_ids, bar.update))
                 tqdm.write(f"seed {seed}, {variant}: {trainings[-1].val_loss:.3f}")
-    write_results(folder / RESULTS, trainings)
+                write_results(folder / RESULTS, trainings)  # each time, so that a run that is stopped leaves what it has
     save_figure(draw_curves(trainings), folder / CURVES)
     print(f"\nvalidation loss after {config.steps:,} updates, nats per character\n\n{table(trainings)}")
     return 0
@@ -169,11 +173,8 @@ def train(
     """Train one variant from one seed on the device of the ids (N,); `tick` is called after each update."""
     torch.manual_seed(seed)
     model = VARIANTS[variant](SHAPE).to(train_ids.device)
-    recipe = TrainConfig(
-        "ablation", SHAPE, steps, batch_size=12, lr=4e-3, min_lr=4e-4, warmup_steps=min(100, steps // 10), seed=seed
-    )
     places, curve = [], []
-    for step, _ in enumerate(updates(model, train_ids, recipe), start=1):
+    for step, _ in enumerate(updates(model, train_ids, replace(RECIPE, steps=steps, seed=seed)), start=1):
         tick()
         if step % math.ceil(steps / POINTS) == 0 and step < steps:
             places.append(step)
@@ -211,7 +212,7 @@ def draw_curves(trainings: Sequence[Training]) -> Picture:
     figure, axes = new_figure(
         "What NonaGPT loses without one of its parts", "optimizer updates", "loss on fixed validation characters (nats)"
     )
-    looks = [(BLUE, "-"), (ORANGE, "-"), (GREEN, "-"), (GREY, "-"), (ORANGE, "--"), (BLUE, "--")]
+    looks = [("black", "-"), (ORANGE, "-"), (GREEN, "-"), (GREY, ":"), (ORANGE, "--"), (BLUE, "--")]
     for variant, (colour, line) in zip(dict.fromkeys(t.variant for t in trainings), looks, strict=False):
         steps = next(t.steps for t in trainings if t.variant == variant)
         losses = torch.tensor([t.curve for t in trainings if t.variant == variant])  # (seeds, points)

@@ -77,8 +77,8 @@ def join_heads(x: Tensor) -> Tensor:
 
 def heads_by_loop(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:
     """Several heads, one after the other, each on its own channels: (B, T, C) three times -> (B, T, C)"""
-    chunks = zip(q.chunk(n_head, dim=-1), k.chunk(n_head, dim=-1), v.chunk(n_head, dim=-1), strict=True)
-    return torch.cat([attend(*head) for head in chunks], dim=-1)
+    heads = zip(*(x.unflatten(-1, (n_head, -1)).unbind(dim=-2) for x in (q, k, v)), strict=True)
+    return torch.cat([attend(*head) for head in heads], dim=-1)
 
 
 def heads_at_once(q: Tensor, k: Tensor, v: Tensor, n_head: int) -> Tensor:

@@ -43,7 +43,7 @@ def draw_attention_maps(maps: Tensor, text: str, title: str) -> Picture:
     """
     n_layer, n_head, T, _ = maps.shape
     letters = [{" ": "␣", "\n": "¶"}.get(character, character) for character in text]
-    small = max(3, min(8, 190 / T))  # points, so that T letters fit
+    small = max(3, min(8, 165 / T))  # points, so that T letters fit
     style: dict[Any, Any] = {**STYLE, "axes.grid": False, "xtick.labelsize": small, "ytick.labelsize": small}
     style |= {"xtick.major.size": 0, "ytick.major.size": 0}
     with rc_context(style):

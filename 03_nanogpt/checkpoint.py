@@ -33,10 +33,11 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> NonaGPT:
         raise UsageError(f"{file} is not there; train a model first, python -m 03_nanogpt.train, or name its folder")
     try:
         with safe_open(file, framework="pt") as opened:
-            config = NonaGPTConfig(**json.loads((opened.metadata() or {})["config"]))
+            metadata = opened.metadata() or {}
+        config = NonaGPTConfig(**json.loads(metadata.get("config", "it names no config")))
         model = NonaGPT(config)
         load_model(model, file)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{file} is not a model that 03_nanogpt.train has saved, or it was cut off: {reason}") from None
     return model.to(device).eval()

@@ -21,7 +21,7 @@ class TrainConfig:
     batch_size: Annotated[int, "windows of block-size characters in one update"]
     lr: Annotated[float, "highest learning rate, reached after the warm-up; a cosine then leads down to min-lr"]
     min_lr: Annotated[float, "learning rate at the end"]
-    warmup_steps: Annotated[int, "updates over which the learning rate rises to its highest"] = 100
+    warmup_steps: Annotated[int | None, "updates of a rising rate; left out, a tenth of all, but at most 100"] = None
     beta2: Annotated[float, "AdamW's memory of squared gradients"] = 0.99
     weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings; biases and LayerNorms have none"] = 0.1
     max_grad_norm: Annotated[float, "gradients are scaled down to this global norm"] = 1.0
@@ -42,16 +42,22 @@ class TrainConfig:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "a number above 0"),
             ("min_lr", 0 <= self.min_lr <= self.lr, f"between 0 and lr {self.lr}"),
-            ("warmup_steps", 0 <= self.warmup_steps <= self.steps, f"0 to the run's {self.steps} steps"),
+            ("warmup_steps", 0 <= self.warmup <= self.steps, f"0 to the run's {self.steps} steps"),
             ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "a number of at least 0"),
             ("max_grad_norm", 0 < self.max_grad_norm < math.inf, "a number above 0"),
             ("eval_every", self.eval_every >= 1, "at least 1"),
             ("eval_chars", self.eval_chars >= 1, "at least 1"),
             ("seed", 0 <= self.seed < 2**63, "at least 0 and below 2**63"),
+            ("run", self.run != "", "the name of a folder"),
         ):
             if not fits:
-                raise ValueError(f"{name} is {getattr(self, name)}; {expected} is expected")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; {expected} is expected")
+
+    @property
+    def warmup(self) -> int:
+        """Updates over which the learning rate rises to its highest."""
+        return min(100, self.steps // 10) if self.warmup_steps is None else self.warmup_steps
 
 
 PRESETS = {
@@ -75,7 +81,7 @@ def configure(argv: Sequence[str] | None) -> TrainConfig:
         PRESETS[preset],
         argv,
         prog=prog,
-        description=f"Train NonaGPT on a text. Defaults are those of --preset {preset}; others: {', '.join(PRESETS)}.",
+        description=f"Train NonaGPT on a text. Presets: {', '.join(PRESETS)}; the defaults below are those of {preset}.",
         examples=[
             "python -m 03_nanogpt.train",
             "python -m 03_nanogpt.train --steps 200 --run runs/short",

@@ -1,7 +1,6 @@
 """From a text to batches: what is learned from, what is held out, and the windows that a step of training reads."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ TEXTS: dict[str, Callable[[], str]] = {"tinyshakespeare": corpora.tinyshakespear
 
 def load_text(name: str) -> str:
     """The text called `name` in TEXTS, else that of the UTF-8 file `name`. Raises UsageError if there is no such file."""
-    return TEXTS[name]() if name in TEXTS and not Path(name).is_file() else corpora.read_text(name)
+    return TEXTS[name]() if name in TEXTS else corpora.read_text(name)
 
 
 def split(text: str) -> tuple[str, str]:
@@ -30,7 +29,11 @@ def prepare(name: str, block_size: int, say: Callable[[str], object]) -> tuple[s
 
     Raises UsageError if there is no such text, or if a part of it is not longer than `block_size`.
     """
-    text, replaced = to_ascii(load_text(name))
+    text = load_text(name)
+    if n_line_ends := text.count("\r\n"):
+        text = text.replace("\r\n", "\n")
+        say(f"{name}: {n_line_ends:,} line ends of two characters became one")
+    text, replaced = to_ascii(text)
     if replaced:
         say(f"{name}: {report(replaced)}")
     train_text, val_text = split(text)

@@ -12,7 +12,7 @@ from shared.cli import UsageError, command, parse
 from shared.devices import DeviceName, choose_device
 
 from .checkpoint import load
-from .tokenizer import decode, encode, report, to_ascii
+from .tokenizer import decode, encode, printable, report, to_ascii
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"note: the model sees the last {model.config.block_size} characters at most", file=sys.stderr)
     idx = torch.tensor([encode(prompt)], device=model.lm_head.weight.device)
     generator = torch.Generator(idx.device).manual_seed(config.seed)
-    print(prompt, end="", flush=True)
+    print(printable(prompt), end="", flush=True)
     for _ in range(config.max_new_tokens):
         idx = model.generate(idx, 1, config.temperature, config.top_k, generator)
-        print(decode(idx[0, -1:].tolist()), end="", flush=True)
+        print(printable(decode(idx[0, -1:].tolist())), end="", flush=True)
     print()
     return 0
 

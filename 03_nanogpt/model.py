@@ -140,8 +140,9 @@ class NonaGPT(nn.Module):
     ) -> Tensor:
         """Go on from idx (B, T), T at least 1, character by character -> (B, T + max_new_tokens).
 
-        Each is drawn from the `top_k` likeliest (all, if None), logits divided by `temperature` (0 takes the likeliest); of
-        the text before it the model sees the last block_size characters. Raises ValueError for numbers that cannot work.
+        Each is drawn from the `top_k` likeliest and those as likely as the last of them (all, if None), logits divided by
+        `temperature` (0 takes the likeliest); of the text before it the model sees the last block_size characters. Raises
+        ValueError for numbers that cannot work.
         """
         if idx.dim() != 2 or idx.shape[1] < 1:
             raise ValueError(f"ids of shape {tuple(idx.shape)}; (B, T) with at least one character to go on from is expected")

@@ -10,8 +10,6 @@ from functools import reduce
 from operator import add
 from typing import Any, Protocol, TypeVar
 
-from torch import Tensor
-
 
 class Number(Protocol):
     """What a number must know; on the right a plain number may stand, a constant."""
@@ -27,7 +25,13 @@ class Number(Protocol):
 N = TypeVar("N", bound=Number)
 
 
-def lift(weights: Mapping[str, Tensor], number: Callable[[float], N]) -> dict[str, Any]:
+class Nested(Protocol):
+    """What a weight must know: itself as nested lists of plain numbers, as a tensor does."""
+
+    def tolist(self) -> Any: ...
+
+
+def lift(weights: Mapping[str, Nested], number: Callable[[float], N]) -> dict[str, Any]:
     """A NonaGPT's state dict as lists of numbers of another kind, each made by `number`; the tied head is left out."""
     return {name: _lifted(tensor.tolist(), number) for name, tensor in weights.items() if name != "lm_head.weight"}
 
@@ -42,8 +46,17 @@ def numbers(weights: Mapping[str, Any]) -> list[Any]:
 
 
 def logits(weights: Mapping[str, Any], ids: Sequence[int], n_head: int) -> list[list[Any]]:
-    """A score for each character that could come after each of `ids`: T rows of V numbers. `weights` as `lift` makes them."""
+    """A score for each character that could come after each of `ids`: T rows of V numbers. `weights` as `lift` makes them.
+
+    Raises ValueError if `n_head` does not divide C, for more ids than positions, and for an id that the table does not have.
+    """
     tokens, positions = weights["token_embedding_table.weight"], weights["position_embedding_table.weight"]
+    if len(tokens[0]) % n_head:
+        raise ValueError(f"n_head {n_head} does not divide the width {len(tokens[0])}")
+    if len(ids) > len(positions):
+        raise ValueError(f"{len(ids)} characters in a row, but these weights have {len(positions)} positions")
+    if not all(0 <= i < len(tokens) for i in ids):
+        raise ValueError(f"ids {list(ids)}; each from 0 to {len(tokens) - 1} is expected")
     xs = [plus(tokens[i], positions[t]) for t, i in enumerate(ids)]  # the residual stream: T vectors of C numbers
     n_layer = sum(name.endswith("ln1.weight") for name in weights)
     for layer in range(n_layer):
@@ -88,8 +101,8 @@ def feed_forward(weights: Mapping[str, Any], name: str, x: list[Any]) -> list[An
 def normalise(weights: Mapping[str, Any], name: str, x: list[Any]) -> list[Any]:
     """LayerNorm (Ba, Kiros and Hinton 2016): mean 0 and variance 1, then a scale and a shift that are learned."""
     C = len(x)
-    mean = total(x) * (1 / C)
-    centred = [a + mean * -1 for a in x]
+    minus_mean = total(x) * (-1 / C)
+    centred = [a + minus_mean for a in x]
     one_over_std = (dot(centred, centred) * (1 / C) + 1e-5) ** -0.5
     gains, biases = weights[name + "weight"], weights[name + "bias"]
     return [a * one_over_std * gain + bias for a, gain, bias in zip(centred, gains, biases, strict=True)]

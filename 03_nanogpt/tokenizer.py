@@ -14,13 +14,15 @@ VOCAB_SIZE = 128  # ANSI X3.4-1986: seven bits
 
 # What has no accent to lose, but a usual way to write it on a typewriter.
 REPLACEMENTS = {
-    **dict.fromkeys("‘’‚‛′ʼ", "'"),
+    **dict.fromkeys("‘’‚‛′ʼ´", "'"),
     **dict.fromkeys("“”„‟″«»", '"'),
-    **dict.fromkeys("‐‑‒–—―−", "-"),
+    **dict.fromkeys("‐‑‒–—―−\u00ad", "-"),  # the last one is the soft hyphen
     **{"…": "...", "•": "*", "×": "x", "⁄": "/"},
     **{"æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ß": "ss", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"},
+    **{"đ": "d", "Đ": "D", "ð": "d", "Ð": "D", "þ": "th", "Þ": "Th", "ı": "i"},
 }
 UNKNOWN = "?"
+CONTROL_PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"} | {127: "␡"}
 
 
 def encode(text: str) -> list[int]:
@@ -51,9 +53,13 @@ def to_ascii(text: str) -> tuple[str, Counter[str]]:
     """
     if text.isascii():
         return text, Counter()
+    kinds = Counter(text)
+    twins = {
+        c: n for c, n in kinds.items() if not c.isascii() and unicodedata.normalize("NFC", c).isascii()
+    }  # the Kelvin sign
     text = unicodedata.normalize("NFC", text)  # an accent that stands behind its letter joins it
     replaced = Counter(character for character in text if not character.isascii())
-    return text.translate({ord(character): replacement(character) for character in replaced}), replaced
+    return text.translate({ord(character): replacement(character) for character in replaced}), replaced + Counter(twins)
 
 
 def replacement(character: str) -> str:
@@ -61,8 +67,13 @@ def replacement(character: str) -> str:
     if character in REPLACEMENTS:
         return REPLACEMENTS[character]
     parts = unicodedata.normalize("NFKD", character)
-    plain = "".join(part for part in parts if not unicodedata.combining(part))
-    return plain if plain and plain.isascii() else UNKNOWN
+    plain = "".join(REPLACEMENTS.get(part, part) for part in parts if not unicodedata.combining(part))
+    return plain if plain.isascii() and (plain.strip() or character.isspace()) else UNKNOWN
+
+
+def printable(text: str) -> str:
+    """ASCII text for a terminal: control codes but tab and new line are shown as signs (ESC as ␛) and do nothing."""
+    return text.translate(CONTROL_PICTURES)
 
 
 def report(replaced: Counter[str]) -> str:

@@ -73,7 +73,7 @@ def read_text(path: str | Path) -> str:
     try:
         if path.is_dir():
             raise UsageError(f"{path} is a folder; a UTF-8 text file is expected")
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode("utf-8-sig")  # a byte order mark is no text
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; a UTF-8 text file is expected") from None
     except UnicodeDecodeError as error:

@@ -97,3 +97,18 @@ def test_six_operations_are_enough():
     weights = scalar.lift(net.state_dict(), Counted)
     loss = scalar.cross_entropy(scalar.logits(weights, ids[:-1].tolist(), 2), ids[1:].tolist())
     assert loss.x == pytest.approx(net(ids[None, :-1], ids[None, 1:])[1].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ids", "n_head", "message"),
+    [
+        ([1, 2], 3, "n_head 3 does not divide the width 4"),
+        ([1] * 5, 2, "5 characters in a row, but these weights have 4 positions"),
+        ([1, -1], 2, r"ids \[1, -1\]; each from 0 to 8 is expected"),
+        ([9], 2, r"ids \[9\]; each from 0 to 8 is expected"),
+    ],
+)
+def test_what_nonagpt_refuses_is_refused(ids, n_head, message):
+    net = model.NonaGPT(model.NonaGPTConfig(block_size=4, vocab_size=9, n_layer=1, n_head=2, n_embd=4))
+    with pytest.raises(ValueError, match=message):
+        scalar.logits(scalar.lift(net.state_dict(), float), ids, n_head)

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 tokenizer = import_module("03_nanogpt.tokenizer")
 
+TWINS = "\u212a\u037e\u1fef"  # Kelvin sign, Greek question mark, Greek accent: Unicode's normal form turns them into ASCII
+
 ascii_text = st.text(st.characters(max_codepoint=127))
 
 
@@ -47,7 +49,7 @@ def test_no_character_is_dropped_and_each_replaced_one_is_counted(text):
     result, replaced = tokenizer.to_ascii(text)
     assert result.isascii()
     assert result == "".join(c if c.isascii() else tokenizer.replacement(c) for c in composed)
-    assert replaced.total() == sum(not c.isascii() for c in composed)
+    assert replaced.total() == sum(not c.isascii() for c in composed) + sum(c in TWINS for c in text)
     assert all(len(tokenizer.replacement(c)) >= 1 for c in replaced)
 
 
@@ -62,6 +64,9 @@ def test_no_character_is_dropped_and_each_replaced_one_is_counted(text):
         ("x²\u00a0ﬁ", "x2 fi"),
         ("☃漢字\u0301", "????"),
         ("\ufeffA", "?A"),
+        ("½ŉǿ đðþı \u00ad´", "1/2'no ddthi -'"),  # the table after the decomposition too
+        ("¨¯£", "???"),  # nothing is left of them but a space that they are not
+        ("300\u212a\u037e\u1fef", "300K;`"),
     ],
 )
 def test_replacements_are_what_a_typist_would_write_else_a_question_mark(text, plain):
@@ -73,6 +78,19 @@ def test_every_accented_letter_of_latin_1_keeps_its_letter():
         parts = unicodedata.normalize("NFD", chr(code))
         if len(parts) > 1 and parts[0].isascii():
             assert tokenizer.replacement(chr(code)) == parts[0]
+
+
+def test_no_character_of_unicode_becomes_ascii_in_silence():
+    for code in range(0x80, 0x20000):
+        became, replaced = tokenizer.to_ascii(chr(code))
+        assert became and became.isascii() and replaced.total() >= 1, hex(code)
+
+
+def test_control_codes_are_shown_and_not_sent_to_a_terminal():
+    text = "".join(map(chr, range(128)))
+    shown = tokenizer.printable(text)
+    assert len(shown) == 128 and shown[10] == "\n" and shown[9] == "\t" and shown[32:127] == text[32:127]
+    assert shown[27] == "␛" and shown[127] == "␡" and all(c.isprintable() for c in shown if c not in "\n\t")
 
 
 def test_the_report_counts_each_kind_and_says_what_became_of_it():
