@@ -48,6 +48,12 @@ def command(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
         except BrokenPipeError:  # whoever read our output has left, as `head` does
             silence_stdout()
             return 1
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0]
+            print(f"error: out of memory; a smaller model or batch is needed ({reason})", file=sys.stderr)
+            return 1
         except (RunError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
@@ -142,6 +148,12 @@ def first_values(argv: Sequence[str] | None, prog: str, *names: str) -> dict[str
     for name in names:
         parser.add_argument("--" + name)
     return vars(parser.parse_known_args(argv)[0])
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation has failed: Python's, or PyTorch's, whose error on a CPU has no class of its own."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
 
 
 class _Terminated(BaseException):

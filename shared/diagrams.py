@@ -27,6 +27,8 @@ class GPTShape(Protocol):
     def n_head(self) -> int: ...
     @property
     def n_embd(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -175,8 +177,17 @@ def draw_gpt(config: GPTShape, names: GPTNames) -> Picture:
         _draw_model(axes, 0.0, steps.model)
         _draw_block(axes, 4.7, steps.block, f"one of the {config.n_layer} blocks")
         _draw_chain(axes, 9.4, steps.attention, "inside attention", steps.block[0].shape)
+        _draw_values(axes, 9.4, steps.attention)
         _draw_chain(axes, 13.7, steps.mlp, "inside feed-forward", steps.block[3].shape)
-        axes.text(13.7 - WIDTH / 2, -4.5 * PITCH, LEGEND, ha="left", va="top", fontsize=9.5, linespacing=1.5)
+        axes.text(
+            13.7 - WIDTH / 2,
+            -4.5 * PITCH,
+            LEGEND + (DROPOUT if config.dropout else ""),
+            ha="left",
+            va="top",
+            fontsize=9.5,
+            linespacing=1.5,
+        )
     return figure
 
 
@@ -186,7 +197,8 @@ LEGEND = """Blue: has weights; their number is in the box.
 Green: has weights; another column shows
 what is inside.
 White: nothing to learn.
-Orange: the residual stream.
+Orange: the residual stream."""
+DROPOUT = """
 
 While training, dropout follows the sum of
 the embeddings, the softmax, and each layer
@@ -245,6 +257,15 @@ def _draw_chain(axes: Axes, x: float, steps: Sequence[Step], title: str, shape: 
         _box(axes, x, -row * PITCH, step)
         y, shape = -row * PITCH - HEIGHT / 2, step.shape
     _arrow(axes, x, y, y - 0.55, shape)
+
+
+def _draw_values(axes: Axes, x: float, steps: Sequence[Step]) -> None:
+    """V goes past the scores: from the box that splits, the second one, to the box that multiplies with it, the fifth."""
+    split, times = -2 * PITCH, -5 * PITCH
+    edge, lane = x + WIDTH / 2, x + WIDTH / 2 + 0.4
+    _line(axes, [(edge, split), (lane, split), (lane, times), (edge, times)], GREY)
+    axes.text(lane + 0.1, (split + times) / 2, "V", ha="left", va="center", fontsize=8.5, color=GREY)
+    axes.text(x - 0.12, (split + -3 * PITCH) / 2, "Q, K", ha="right", va="center", fontsize=8.5, color=GREY)
 
 
 def shape_text(shape: Shape) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from importlib import import_module
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 ablation = import_module("03_nanogpt.ablation")
 model = import_module("03_nanogpt.model")
 
-CONFIG = model.NonaGPTConfig(block_size=8, vocab_size=20, n_layer=2, n_head=2, n_embd=16)
+CONFIG = model.NonaGPTConfig(block_size=8, vocab_size=20, n_layer=2, n_head=4, n_embd=16)
 
 
 def made(variant):
@@ -25,7 +26,7 @@ def made(variant):
     return net.double()
 
 
-def by_hand(net, idx, positions=True, n_head=2, residual=True, norm=True, scale=True):
+def by_hand(net, idx, positions=True, n_head=4, residual=True, norm=True, scale=True):
     """NonaGPT's logits from the weights of a full model, with one part left out."""
 
     def normal(x, layer):
@@ -98,13 +99,48 @@ def test_all_variants_of_one_seed_start_from_the_same_weights():
         assert torch.equal(torch.cat(rest), whole), variant
 
 
-def test_training_without_positions_leaves_them_at_zero():
+def test_training_without_positions_leaves_them_at_zero(monkeypatch):
     torch.manual_seed(0)
     ids = torch.randint(97, 123, (3000,))
     net = ablation.without_positions(CONFIG)
-    assert not net.position_embedding_table.weight.requires_grad
-    training = ablation.train("no positions", 1, 3, ids, ids[:200])
+    monkeypatch.setitem(ablation.VARIANTS, "no positions", lambda config: net)
+    monkeypatch.setattr(ablation, "RECIPE", replace(ablation.RECIPE, model=CONFIG))
+    before = net.ln_f.bias.clone()
+    training = ablation.train("no positions", 1, 3, ids % 20, ids[:200] % 20)
     assert training.steps == [1, 2] and len(training.curve) == 2
+    assert (net.position_embedding_table.weight == 0).all() and not torch.equal(net.ln_f.bias, before)
+
+
+def test_variants_of_one_seed_read_the_same_batches_and_are_scored_on_all_at_the_end(monkeypatch):
+    begun, scored = [], []
+
+    def updates(net, ids, recipe):
+        begun.append((recipe, net.lm_head.weight.detach().clone()))
+        yield from (0.0, 0.0)
+
+    monkeypatch.setattr(ablation, "updates", updates)
+    monkeypatch.setattr(ablation, "score", lambda net, ids: scored.append(len(ids)) or 1.0)
+    ids = torch.zeros(9000, dtype=torch.long)
+    for variant, seed in (("full", 1), ("one head", 1), ("full", 2)):
+        ablation.train(variant, seed, 2, ids, ids)
+    (recipe, weights), (same_recipe, same_weights), (other_recipe, other_weights) = begun
+    assert recipe == same_recipe and recipe.seed == 1 and other_recipe == replace(recipe, seed=2)
+    assert torch.equal(weights, same_weights) and not torch.equal(weights, other_weights)
+    assert scored == [2**13 + 1, 9000] * 3
+
+
+def test_a_run_that_is_stopped_leaves_the_results_so_far(tmp_path, text_file, monkeypatch, capsys):
+    done = []
+
+    def train(variant, seed, *others):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(ablation.Training(variant, seed, [1], [2.0], 2.0))
+        return done[-1]
+
+    monkeypatch.setattr(ablation, "train", train)
+    assert ablation.main(["--data", str(text_file), "--device", "cpu", "--run", str(tmp_path)]) == 130
+    assert ablation.read_results(tmp_path / "ablation.jsonl") == done
 
 
 def test_a_training_is_the_same_again_and_another_from_another_seed():
@@ -150,6 +186,8 @@ def test_the_picture_has_a_line_for_each_variants_mean():
     [axes] = ablation.draw_curves(trainings).get_axes()
     assert [line.get_label() for line in axes.get_lines()] == list(ablation.VARIANTS)
     assert all(line.get_ydata().tolist() == [3.0, 3.5] for line in axes.get_lines())
+    bands = [path.vertices[:, 1] for band in axes.collections for path in band.get_paths()]
+    assert [(band.min(), band.max()) for band in bands] == [(3.0, 4.0)] * len(ablation.VARIANTS)
 
 
 def test_the_recorded_results_are_of_every_variant_from_three_seeds():

@@ -63,6 +63,13 @@ def test_heads_are_pytorchs_multihead_attention(form, n_head):
     assert_same_forward_and_backward(ours, oracle, x)
 
 
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    x = torch.randn(1, 3, 12)
+    for form in (attention.heads_by_loop, attention.heads_at_once):
+        with pytest.raises(RuntimeError):
+            form(x, x, x, 5)
+
+
 def test_weights_are_shares_of_the_past():
     weights = attention.attention_weights(random(2, 4, 10, 3), random(2, 4, 10, 3))
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 4, 10, dtype=torch.float64), **EXACT)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+checkpoint = import_module("03_nanogpt.checkpoint")
 maps = import_module("03_nanogpt.attention_maps")
 model = import_module("03_nanogpt.model")
 
@@ -48,15 +49,43 @@ def test_looking_changes_nothing():
 
 
 def test_the_picture_has_a_panel_for_each_head_that_shows_its_numbers_and_letters():
-    text = "To be,\nor"
+    text = "To be\x1b\nor"
     shares = maps.attention_maps(small(), torch.tensor(list(text.encode())))
     figure = maps.draw_attention_maps(shares, text, "What each head reads")
-    panels = figure.get_axes()
+    *panels, bar = figure.get_axes()
+    assert bar.get_ylabel() == "share of the attention" and bar.get_ylim() == (0, 1)
     assert [axes.get_title(loc="left") for axes in panels] == [f"layer {i}, head {j}" for i in (1, 2, 3) for j in (1, 2)]
     for axes, expected in zip(panels, shares.flatten(0, 1), strict=True):
         shown = torch.from_numpy(axes.get_images()[0].get_array().filled())
-        assert torch.equal(shown, expected)
-    letters = list("To␣be,¶or")
+        assert torch.equal(shown, expected) and axes.get_images()[0].get_clim() == (0, 1)
+    letters = list("To␣be·¶or")
     assert [label.get_text() for label in panels[0].get_yticklabels()] == letters
     assert [label.get_text() for label in panels[-1].get_xticklabels()] == letters
+    assert panels[0].get_ylabel() == "reader" and panels[-1].get_xlabel() == "what it reads"
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+def test_the_command_draws_the_maps_of_a_trained_model(finished_run, tmp_path, capsys):
+    flags = ["--checkpoint", str(finished_run), "--text", "7 times 7 is’"]
+    assert maps.main([*flags, "--to", str(tmp_path / "maps.png")]) == 0
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'maps.png'} holds the maps" in said.out and "’ became ' (once)" in said.err
+    net = checkpoint.load(finished_run)
+    expected = maps.attention_maps(net, torch.tensor(list(b"7 times 7 is'")))
+    picture = maps.draw_attention_maps(expected, "7 times 7 is'", "What each head reads")._repr_png_()
+    assert (tmp_path / "maps.png").read_bytes() == picture
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--checkpoint", "nowhere"], "model.safetensors is not there; train a model first"),
+        (["--text", ""], "--text has 0 characters; 1 to 16"),
+        (["--text", "x" * 17], "--text has 17 characters; 1 to 16"),
+        (["--to", __file__], "is there already; name another file with --to, or give --overwrite"),
+    ],
+)
+def test_wrong_use_gets_one_sentence(finished_run, tmp_path, flags, message, capsys):
+    assert maps.main(["--checkpoint", str(finished_run), "--to", str(tmp_path / "maps.png"), *flags]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1 and not (tmp_path / "maps.png").exists()

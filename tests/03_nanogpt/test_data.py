@@ -26,6 +26,23 @@ def test_the_last_tenth_is_held_out_and_nothing_is_lost():
     assert train + val == text and len(train) == 902
 
 
+def test_both_parts_must_be_longer_than_a_window(tmp_path):
+    (tmp_path / "my.txt").write_text("a" * 90 + "b" * 10)
+    said = []
+    assert data.prepare(str(tmp_path / "my.txt"), 9, said.append) == ("a" * 90, "b" * 10)
+    assert said == [f"{tmp_path / 'my.txt'}: 90 characters to learn from, 10 to validate on"]
+    with pytest.raises(UsageError, match="its 100 characters leave 10 to validate on, and more than the block size of 10"):
+        data.prepare(str(tmp_path / "my.txt"), 10, said.append)
+
+
+def test_windows_line_ends_and_a_byte_order_mark_are_no_characters(tmp_path):
+    (tmp_path / "my.txt").write_bytes(b"\xef\xbb\xbf" + b"To be\r\n" * 20)
+    said = []
+    parts = data.prepare(str(tmp_path / "my.txt"), 5, said.append)
+    assert "".join(parts) == "To be\n" * 20
+    assert said[0].endswith("20 line ends of two characters became one")
+
+
 def test_targets_are_the_characters_after_the_inputs_and_windows_reach_both_ends():
     ids = torch.arange(100, 120)
     starts = set()

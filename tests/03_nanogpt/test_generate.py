@@ -7,6 +7,7 @@ import torch
 
 checkpoint = import_module("03_nanogpt.checkpoint")
 generate = import_module("03_nanogpt.generate")
+tokenizer = import_module("03_nanogpt.tokenizer")
 
 
 def written(capsys, folder, *flags):
@@ -21,7 +22,12 @@ def test_it_writes_what_the_model_generates(finished_run, capsys):
     net = checkpoint.load(finished_run)
     ids = torch.tensor([list(b"7 times")])
     rng = torch.Generator().manual_seed(1337)
-    assert out == bytes(net.generate(ids, 60, 0.9, 5, rng)[0].tolist()).decode() + "\n"
+    assert out == tokenizer.printable(bytes(net.generate(ids, 60, 0.9, 5, rng)[0].tolist()).decode()) + "\n"
+
+
+def test_control_codes_reach_no_terminal(finished_run, capsys):
+    out = written(capsys, finished_run, "--temperature", "1000", "--max-new-tokens", "300", "--prompt", "\x1b[2J").out
+    assert out.startswith("␛[2J") and not set(out) & {chr(code) for code in range(32) if chr(code) not in "\n\t"}
 
 
 def test_the_seed_decides(finished_run, capsys):

@@ -188,6 +188,13 @@ def test_numbers_that_cannot_work_are_refused(ids, arguments, message):
         small().generate(torch.tensor(ids, dtype=torch.long), **arguments)
 
 
+def test_writing_keeps_no_graph():
+    net, needs = small(), []
+    net.ln_f.register_forward_hook(lambda module, args, output: needs.append(output.requires_grad))
+    net.generate(torch.zeros(1, 1, dtype=torch.long), 2)
+    assert needs == [False, False]
+
+
 def test_nothing_to_write_gives_the_prompt_back():
     ids = torch.randint(20, (2, 3))
     assert torch.equal(small().generate(ids, 0), ids)

@@ -33,6 +33,9 @@ RECIPE = replace(
     lr=1e-2,
     min_lr=1e-3,
     warmup_steps=2,
+    beta2=0.95,
+    weight_decay=0.3,
+    max_grad_norm=0.2,
 )
 
 
@@ -47,7 +50,7 @@ def test_updates_are_those_of_plain_pytorch():
     losses = list(train.updates(ours, text, RECIPE))
 
     matrices, rest = ([p for p in theirs.parameters() if (p.dim() > 1) == wanted] for wanted in (True, False))
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}])
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.3}, {"params": rest, "weight_decay": 0.0}])
     generator = torch.Generator().manual_seed(RECIPE.seed)
     cosine = [1e-3 + 9e-3 * (1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]
     for loss, lr in zip(losses, [5e-3, 1e-2, *cosine], strict=True):
@@ -56,9 +59,9 @@ def test_updates_are_those_of_plain_pytorch():
         assert loss == pytest.approx(expected.item(), rel=1e-9)
         optimizer.zero_grad()
         expected.backward()
-        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.2)
         for group in optimizer.param_groups:
-            group.update(lr=lr, betas=(0.9, RECIPE.beta2), eps=1e-8)
+            group.update(lr=lr, betas=(0.9, 0.95), eps=1e-8)
         optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
@@ -76,7 +79,7 @@ def test_training_is_with_dropout_and_validation_without():
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step():
     net = model.NonaGPT(RECIPE.model)
     torch.nn.init.constant_(net.ln_f.bias, math.nan)
-    with pytest.raises(RunError, match="loss nan at step 1: the run stops; begin another with a lower --lr"):
+    with pytest.raises(RunError, match=r"loss nan at step 1: the run stops; take a learning rate below 0\.01"):
         next(train.updates(net, ids(), RECIPE))
 
 
@@ -117,20 +120,24 @@ def test_a_run_says_what_it_is_how_good_it_became_and_what_counting_reaches(tmp_
     validated = re.findall(r"step (\d+): loss [\d.]+, validation ([\d.]+); it writes: ", said)
     assert [step for step, _ in validated] == ["10", "20", "30"]
     assert float(validated[0][1]) > float(validated[-1][1])
-    assert re.search(r"training took \d+ CPU seconds", said)
-    assert f'python -m 03_nanogpt.generate --checkpoint {tmp_path / "run"} --prompt "ROMEO:"' in said
+    assert re.search(r"training took \d+ s, of the CPU \d+ s", said)
+    assert said.endswith(f"python -m 03_nanogpt.generate --checkpoint {tmp_path / 'run'}\n")
 
 
-def test_the_weights_kept_are_those_of_the_best_validation(tmp_path, short, monkeypatch):
-    scores, states = iter([3.0, 2.0, 2.5, 2.2]), []
+def test_the_weights_kept_are_those_of_the_best_validation(tmp_path, short, text_file, monkeypatch):
+    scores, states, lengths = iter([3.0, 2.0, 2.5, 2.2]), [], []
 
     def score(net, ids):
+        lengths.append(len(ids))
         states.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
         return next(scores)
 
     monkeypatch.setattr(train, "score", score)
-    assert train.main(["--run", str(tmp_path), "-q", *short]) == 0
+    assert train.main(["--run", str(tmp_path), "-q", *short, "--eval-chars", "100"]) == 0
     kept = checkpoint.load(tmp_path).state_dict()
+    n_val = len(data.split(text_file.read_text())[1])
+    assert lengths == [101, 101, 101, n_val]  # the first character is not predicted
+    assert all(torch.equal(kept[name], tensor) for name, tensor in states[3].items())  # the end scores what was kept
     assert all(torch.equal(kept[name], tensor) for name, tensor in states[1].items())
     assert not torch.equal(kept["ln_f.bias"], states[2]["ln_f.bias"])
 
@@ -176,6 +183,7 @@ def test_a_text_that_is_not_ascii_is_learned_from_and_what_was_replaced_is_said(
         ("--data nowhere.txt", "cannot read nowhere.txt: No such file or directory; a UTF-8 text file is expected"),
         ("--steps 0", "--steps is 0; at least 1 is expected"),
         ("--steps 20 --warmup-steps 30", "--warmup-steps is 30; 0 to the run's 20 steps is expected"),
+        ("--run=", "--run is ''; the name of a folder is expected"),
         ("--lr -1", "--lr is -1.0; a number above 0 is expected"),
         ("--lr 1e-3 --min-lr 1", "--min-lr is 1.0; between 0 and lr 0.001 is expected"),
         ("--n-head 3", "--n-head 3 does not divide --n-embd 16"),
@@ -192,6 +200,40 @@ def test_wrong_use_gets_one_sentence_and_leaves_no_folder(tmp_path, short, flags
     assert not (tmp_path / "run").exists()
 
 
+def test_what_is_trained_on_is_the_training_part_alone(tmp_path, short, text_file, monkeypatch):
+    read = []
+
+    def updates(net, ids, config):
+        read.append(ids)
+        yield 1.0
+
+    monkeypatch.setattr(train, "updates", updates)
+    assert train.main([*short, "-q", "--steps", "1", "--warmup-steps", "0", "--run", str(tmp_path)]) == 0
+    assert bytes(read[0].tolist()).decode() == data.split(text_file.read_text())[0]
+
+
+def test_a_run_that_diverges_in_its_last_step_ends_in_one_sentence(tmp_path, short, capsys):
+    assert train.main([*short, "--steps", "1", "--warmup-steps", "0", "--lr", "1e38", "--run", str(tmp_path)]) == 1
+    error = capsys.readouterr().err
+    assert "loss nan at step 1: the run stops; take a learning rate below 1e+38" in error and "Traceback" not in error
+
+
+def test_a_short_run_warms_up_for_a_tenth_of_it():
+    assert [replace(RECIPE, steps=n, warmup_steps=None).warmup for n in (5, 30, 999, 3600)] == [0, 3, 99, 100]
+
+
+def test_the_verdict_says_who_is_better():
+    assert train.verdict(1.6, 1.7) == "the model is better"
+    assert train.verdict(1.7, 1.6).startswith("counting is better: train longer (preset cpu passes it")
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_removed(tmp_path, short, capsys):
+    (tmp_path / "loss.png").mkdir()
+    (tmp_path / "model.safetensors").write_text("old")
+    assert train.main([*short, "--overwrite", "--run", str(tmp_path)]) == 2
+    assert (tmp_path / "model.safetensors").read_text() == "old"
+
+
 def test_a_run_folder_that_is_a_file_is_refused(tmp_path, short, capsys):
     (tmp_path / "run").write_text("mine")
     assert train.main([*short, "--run", str(tmp_path / "run")]) == 2
@@ -201,12 +243,14 @@ def test_a_run_folder_that_is_a_file_is_refused(tmp_path, short, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_finishes_its_step_and_keeps_its_weights(tmp_path, short, number):
-    flags = [*short, "--steps", "1000000", "--run", str(tmp_path / "run")]
+    flags, began = [*short, "--steps", "1000000", "--run", str(tmp_path / "run")], time.perf_counter()
     with subprocess.Popen(
         [sys.executable, "-m", "03_nanogpt.train", *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as run:
         while not (tmp_path / "run" / "model.safetensors").exists():
-            assert run.poll() is None
+            if run.poll() is not None or time.perf_counter() > began + 120:
+                run.kill()
+                pytest.fail(f"no weights after {time.perf_counter() - began:.0f} s: {run.communicate()}")
             time.sleep(0.05)
         os.kill(run.pid, number)
         said, error = run.communicate(timeout=60)

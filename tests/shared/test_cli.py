@@ -144,3 +144,28 @@ def test_a_reader_that_leaves_ends_the_command_without_a_word():
         run.stdout.readline()
         run.stdout.close()
         assert (run.stderr.read(), run.wait()) == (b"", 1)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 TB\nstack of C++"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20 GiB"),
+    ],
+)
+def test_out_of_memory_is_one_sentence_with_the_way_out(raised, capsys):
+    def main(argv=None):
+        raise raised
+
+    assert command(main)() == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: out of memory; a smaller model or batch is needed") and error.count("\n") == 1
+
+
+def test_other_runtime_errors_are_bugs_and_keep_their_traceback():
+    def main(argv=None):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        command(main)()

@@ -48,6 +48,27 @@ def test_each_named_module_has_the_shape_and_the_weights_that_the_diagram_says(m
             assert sum(p.numel() for p in modules[step.module].parameters()) == step.n_params, step
 
 
+def test_dropout_is_spoken_of_where_there_is_some():
+    for dropout in (0.0, 0.1):
+        figure = diagrams.draw_gpt(nanogpt.NonaGPTConfig(**SHAPE, dropout=dropout), diagrams.NONAGPT)
+        assert any("dropout" in text.get_text() for text in figure.get_axes()[0].texts) == (dropout > 0)
+
+
+def test_each_column_is_in_the_order_of_computation():
+    steps = diagrams.gpt_steps(nanogpt.NonaGPTConfig(**SHAPE), diagrams.NONAGPT)
+    assert [step.text for step in steps.attention] == [
+        "queries, keys, values",
+        "split into three, and into heads",
+        "Q Kᵀ / √D",
+        "hide the future, softmax",
+        "times V",
+        "join the heads",
+        "project",
+    ]
+    assert [step.text for step in steps.block] == ["LayerNorm", "attention", "add", "LayerNorm", "feed-forward", "add"]
+    assert [step.text for step in steps.mlp] == ["widen", "GELU", "narrow"]
+
+
 @pytest.mark.parametrize("make, names", MODELS.values(), ids=MODELS)
 def test_the_models_column_counts_every_weight_once(make, names):
     net = make()
@@ -89,7 +110,12 @@ def test_the_picture_shows_every_step_every_shape_and_every_number(make, names):
     # an arrow's shape enters each column, and leaves each step but the two embeddings into one sum
     shapes = [text for text in shown if re.fullmatch(r"\((B, )?.*T.*\)", text)]
     assert len(shapes) == 2 + 6 + 6 + 8 + 4 + 1
-    assert f"{sum(p.numel() for p in net.parameters()):,} weights" in axes.get_title(loc="left")
+    total = sum(p.numel() for p in net.parameters())
+    assert axes.get_title(loc="left") == (
+        f"{names.model} with {total:,} weights, reading B texts of T ≤ 10 tokens side by side; "
+        f"C = 8 channels, H = 2 heads of D = 4"
+    )
+    assert "one of the 3 blocks" in shown and "V" in shown and "Q, K" in shown
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
