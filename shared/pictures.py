@@ -18,6 +18,7 @@ FROM_NOTEBOOKS = {
     "chain-rule.png": ("01_micrograd/1_derivatives_and_the_chain_rule.ipynb", "chain-rule-by-hand"),
     "two-moons.png": ("01_micrograd/3_training_a_neural_network.ipynb", "the-border-bends"),
     "vowels.png": ("02_makemore/3_multilayer_perceptron.ipynb", "the-vowels-find-each-other"),
+    "nonagpt.png": ("03_nanogpt/3_nonagpt.ipynb", "the-whole-model"),
     "gradients.png": ("02_makemore/4_activations_gradients_and_normalization.ipynb", "sick-and-mended-gradients"),
 }
 
