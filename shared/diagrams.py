@@ -51,14 +51,18 @@ class GPTNames:
     head: str
 
 
-# in the order of the fields above
 NONAGPT = GPTNames(
-    *"NonaGPT token_embedding_table position_embedding_table blocks ln1 sa qkv proj ln2 ffwd widen narrow ln_f lm_head".split()
-)
+    model="NonaGPT", token_table="token_embedding_table", position_table="position_embedding_table", blocks="blocks",
+    ln_1="ln1", attention="sa", qkv="qkv", attention_proj="proj",
+    ln_2="ln2", mlp="ffwd", widen="widen", narrow="narrow",
+    ln_f="ln_f", head="lm_head",
+)  # fmt: skip
 GPT2 = GPTNames(
-    *"GPT-2 transformer.wte transformer.wpe transformer.h ln_1 attn c_attn c_proj ln_2 mlp c_fc c_proj".split(),
-    *"transformer.ln_f lm_head".split(),
-)
+    model="GPT-2", token_table="transformer.wte", position_table="transformer.wpe", blocks="transformer.h",
+    ln_1="ln_1", attention="attn", qkv="c_attn", attention_proj="c_proj",
+    ln_2="ln_2", mlp="mlp", widen="c_fc", narrow="c_proj",
+    ln_f="transformer.ln_f", head="lm_head",
+)  # fmt: skip
 
 Shape = tuple[str | int, ...]  # "B" and "T" are the batch and the time, which the config leaves open
 
