@@ -106,7 +106,7 @@ class AblationConfig:
     """What `python -m 03_nanogpt.ablation` does."""
 
     steps: Annotated[int, "optimizer updates of each training"] = RECIPE.steps
-    seeds: Annotated[int, "trainings of each variant, from seeds 1, 2, ..."] = 3
+    seeds: Annotated[int, "trainings of each variant, from seeds 1, 2, ...; at least 2 for verdicts"] = 3
     data: Annotated[str, "tinyshakespeare, shakespeare (all plays) or a text FILE; its last tenth is for validation"] = (
         "tinyshakespeare"
     )
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for variant in VARIANTS:
                 trainings.append(train(variant, seed, config.steps, train_ids, val_ids, bar.update))
                 tqdm.write(f"seed {seed}, {variant}: {trainings[-1].val_loss:.3f}")
-                write_results(folder / RESULTS, trainings)  # each time, so that a run that is stopped leaves what it has
+                write_results(folder / RESULTS, trainings)  # each time: a run that is stopped leaves what it has
     save_figure(draw_curves(trainings), folder / CURVES)
     print(f"\nvalidation loss after {config.steps:,} updates, nats per character\n\n{table(trainings)}")
     return 0

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=['python -m 03_nanogpt.attention_maps --text "To be, or not to be" --to maps.png'],
     )
     file = Path(config.to)
+    if file.suffix != ".png" or not file.parent.is_dir():
+        raise UsageError(f"--to {file} cannot be written; the name of a .png file in a folder that is there is expected")
     if file.exists() and not config.overwrite:
         raise UsageError(f"{file} is there already; name another file with --to, or give --overwrite")
     model = load(config.checkpoint)

@@ -30,7 +30,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> NonaGPT:
     """The model that `save` has left in `folder`, ready to write. Raises UsageError, naming the file, if there is none."""
     file = Path(folder) / WEIGHTS
     if not file.is_file():
-        raise UsageError(f"{file} is not there; train a model first, python -m 03_nanogpt.train, or name its folder")
+        raise UsageError(
+            f"{file} is not there; train a model first (python -m 03_nanogpt.train), or name a run's folder with --checkpoint"
+        )
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -15,7 +15,7 @@ from .model import NonaGPTConfig
 class TrainConfig:
     """A whole training run. Raises ValueError if the numbers do not fit together."""
 
-    preset: Annotated[str, "named set of defaults for all other flags"]
+    preset: Annotated[str, "named set of defaults for all other flags; left out, gpu on cuda, else cpu"]
     model: NonaGPTConfig
     steps: Annotated[int, "optimizer updates"]
     batch_size: Annotated[int, "windows of block-size characters in one update"]
@@ -41,7 +41,7 @@ class TrainConfig:
             ("steps", self.steps >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("lr", 0 < self.lr < math.inf, "a number above 0"),
-            ("min_lr", 0 <= self.min_lr <= self.lr, f"between 0 and lr {self.lr}"),
+            ("min_lr", 0 <= self.min_lr <= self.lr, f"between 0 and the highest rate, {self.lr},"),
             ("warmup_steps", 0 <= self.warmup <= self.steps, f"0 to the run's {self.steps} steps"),
             ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "a number of at least 0"),

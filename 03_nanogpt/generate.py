@@ -20,9 +20,9 @@ class GenerateConfig:
     """What `python -m 03_nanogpt.generate` does."""
 
     checkpoint: Annotated[str, "folder of a training run"] = "runs/nanogpt"
-    prompt: Annotated[str, "text to go on from (by default a new line)"] = "\n"
+    prompt: Annotated[str, "text to go on from"] = "\n"
     max_new_tokens: Annotated[int, "characters to write"] = 500
-    temperature: Annotated[float, "below 1 bolder about the likely, above 1 wilder; 0 always takes the likeliest"] = 0.8
+    temperature: Annotated[float, "below 1 safer, above 1 wilder; 0 always takes the likeliest"] = 0.8
     top_k: Annotated[int | None, "choose among the K likeliest characters only; left out, among all"] = None
     seed: Annotated[int, "seed of the choices"] = 1337
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"

@@ -1,11 +1,13 @@
 """Attention maps: the weights that the model really uses, and their picture."""
 
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+ASSET = Path(__file__).parents[2] / "assets" / "attention-maps.png"
 checkpoint = import_module("03_nanogpt.checkpoint")
 maps = import_module("03_nanogpt.attention_maps")
 model = import_module("03_nanogpt.model")
@@ -82,7 +84,9 @@ def test_the_command_draws_the_maps_of_a_trained_model(finished_run, tmp_path, c
         (["--checkpoint", "nowhere"], "model.safetensors is not there; train a model first"),
         (["--text", ""], "--text has 0 characters; 1 to 16"),
         (["--text", "x" * 17], "--text has 17 characters; 1 to 16"),
-        (["--to", __file__], "is there already; name another file with --to, or give --overwrite"),
+        (["--to", str(ASSET)], "is there already; name another file with --to, or give --overwrite"),
+        (["--to", "no/such/maps.png"], "--to no/such/maps.png cannot be written; the name of a .png file in a folder"),
+        (["--to", "maps.jpg"], "--to maps.jpg cannot be written; the name of a .png file"),
     ],
 )
 def test_wrong_use_gets_one_sentence(finished_run, tmp_path, flags, message, capsys):

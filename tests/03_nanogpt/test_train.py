@@ -185,7 +185,7 @@ def test_a_text_that_is_not_ascii_is_learned_from_and_what_was_replaced_is_said(
         ("--steps 20 --warmup-steps 30", "--warmup-steps is 30; 0 to the run's 20 steps is expected"),
         ("--run=", "--run is ''; the name of a folder is expected"),
         ("--lr -1", "--lr is -1.0; a number above 0 is expected"),
-        ("--lr 1e-3 --min-lr 1", "--min-lr is 1.0; between 0 and lr 0.001 is expected"),
+        ("--lr 1e-3 --min-lr 1", "--min-lr is 1.0; between 0 and the highest rate, 0.001, is expected"),
         ("--n-head 3", "--n-head 3 does not divide --n-embd 16"),
         ("--dropout 1", "--dropout is 1.0; a share of at least 0 and below 1 is expected"),
         ("--weight-decay nan", "--weight-decay is nan; a number of at least 0 is expected"),
@@ -223,8 +223,10 @@ def test_a_short_run_warms_up_for_a_tenth_of_it():
 
 
 def test_the_verdict_says_who_is_better():
-    assert train.verdict(1.6, 1.7) == "the model is better"
-    assert train.verdict(1.7, 1.6).startswith("counting is better: train longer (preset cpu passes it")
+    assert train.verdict(1.6, 1.7, RECIPE) == "the model is better"
+    said = train.verdict(1.7, 1.6, RECIPE)
+    assert said.startswith("counting is better: take more than 6 --steps, or a longer text (preset cpu passes it on tiny")
+    assert train.verdict(1.7, 1.6, replace(RECIPE, data="my.txt")).endswith("or a longer text")
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_is_removed(tmp_path, short, capsys):
