@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -226,3 +227,8 @@ def test_wrong_use_gets_one_sentence(tmp_path, flags, message, capsys):
     assert ablation.main([*flags.format(short=short).split(), "--run", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_the_readme_shows_the_recorded_table():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert ablation.table(ablation.read_results(ablation.RECORDED)) in readme
