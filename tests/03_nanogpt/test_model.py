@@ -124,11 +124,12 @@ def test_dropout_is_at_all_four_places_of_gpt_2(part):
 
 
 def test_greedy_writing_takes_the_likeliest_given_the_last_block_size_characters():
-    net, ids = small(), torch.randint(20, (2, 3))
+    net, ids, read = small(), torch.randint(20, (2, 3)), []
+    net.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0]))
     written = net.generate(ids, 12, temperature=0)
     assert written.shape == (2, 15) and torch.equal(written[:, :3], ids)
-    for n in range(3, 15):
-        seen = written[:, max(0, n - 8) : n]
+    for n, seen in zip(range(3, 15), read[:12], strict=True):
+        assert torch.equal(seen, written[:, max(0, n - 8) : n])
         assert torch.equal(net(seen)[0][:, -1].argmax(-1), written[:, n])
 
 
