@@ -36,10 +36,11 @@ def load(folder: str | Path, device: torch.device | str = "cpu") -> NonaGPT:
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-        config = NonaGPTConfig(**json.loads(metadata.get("config", "it names no config")))
-        model = NonaGPT(config)
+        if "config" not in metadata:
+            raise ValueError("it does not say of which shape")
+        model = NonaGPT(NonaGPTConfig(**json.loads(metadata["config"])))
         load_model(model, file)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"{file} is not a model that 03_nanogpt.train has saved, or it was cut off: {reason}") from None
     return model.to(device).eval()

@@ -53,10 +53,8 @@ def to_ascii(text: str) -> tuple[str, Counter[str]]:
     """
     if text.isascii():
         return text, Counter()
-    kinds = Counter(text)
-    twins = {
-        c: n for c, n in kinds.items() if not c.isascii() and unicodedata.normalize("NFC", c).isascii()
-    }  # the Kelvin sign
+    # the Kelvin sign and two others become ASCII by NFC already
+    twins = {c: n for c, n in Counter(text).items() if not c.isascii() and unicodedata.normalize("NFC", c).isascii()}
     text = unicodedata.normalize("NFC", text)  # an accent that stands behind its letter joins it
     replaced = Counter(character for character in text if not character.isascii())
     return text.translate({ord(character): replacement(character) for character in replaced}), replaced + Counter(twins)
