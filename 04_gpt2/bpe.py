@@ -21,15 +21,24 @@ END_OF_TEXT = "<|endoftext|>"
 # into digits or into punctuation. This is GPT-2's rule in the form that tiktoken runs: contractions, letters, digits,
 # other signs (each with one space in front), the end's white space, white space up to the next word.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# GPT-4's rule (tiktoken's cl100k_base): contractions in capitals too, any one sign in front of letters, at most three digits,
+# line ends kept with the signs or the spaces before them. tiktoken writes {1,3}+, which cuts alike.
+GPT4_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+"""
+    r"""|\s++$|\s*[\r\n]|\s+(?!\S)|\s"""
+)
 
 
 class BytePairTokenizer:
     """A vocabulary of byte strings: 256 single bytes, one token for each learned merge, then the special tokens.
 
     merges      (left, right) ids in the order in which they were learned; the i-th makes token 256 + i
-    pattern     regular expression that cuts text into chunks; merges never cross a chunk's end
+    pattern     regular expression that cuts text into chunks; merges never cross a chunk's end: GPT2_PATTERN, GPT4_PATTERN
+                or your own, as long as its matches leave out no character
     specials    texts that stand for one token each, such as <|endoftext|>; their ids follow the last merge
     alphabet    the 256 bytes in the order of their ids (GPT-2 numbers the printable ones first)
+
+    Raises ValueError if the pattern is not a regular expression or captures groups.
     """
 
     def __init__(
@@ -40,7 +49,7 @@ class BytePairTokenizer:
         alphabet: bytes = bytes(range(256)),
     ):
         self.merges = list(merges)
-        self.pattern = pattern
+        self.pattern = require_pattern(pattern)
         self.alphabet = alphabet
         self.tokens = [bytes([byte]) for byte in alphabet]  # id -> bytes
         for left, right in self.merges:
@@ -60,14 +69,15 @@ class BytePairTokenizer:
     @classmethod
     def train(
         cls,
-        text: str,
+        documents: str | Iterable[str],
         vocab_size: int,
         pattern: str = GPT2_PATTERN,
         specials: Collection[str] = (END_OF_TEXT,),
     ) -> "BytePairTokenizer":
-        """Learn merges from `text` until there are `vocab_size` ids (special tokens counted) or no pair is left to merge.
+        """Learn merges from one text, or from many, until there are `vocab_size` ids (special tokens counted) or no pair is
+        left to merge. Of many texts one is held at a time, and the distinct chunks: all of them may be larger than memory.
 
-        Raises ValueError if vocab_size has no room for the 256 bytes and the special tokens.
+        Raises ValueError if vocab_size has no room for the 256 bytes and the special tokens, or as `cut` does.
         """
         specials = list(dict.fromkeys(specials))
         n_merges = vocab_size - 256 - len(specials)
@@ -76,12 +86,15 @@ class BytePairTokenizer:
                 f"a vocabulary of {vocab_size} is too small: 256 bytes and {len(specials)} special tokens "
                 f"need at least {256 + len(specials)}"
             )
-        return cls(learn_merges(Counter(regex.findall(pattern, text)), n_merges), pattern, specials)
+        counts: Counter[str] = Counter()
+        for document in [documents] if isinstance(documents, str) else documents:
+            counts.update(cut(document, pattern))
+        return cls(learn_merges(counts, n_merges), pattern, specials)
 
     def encode(self, text: str, allowed_special: Collection[str] = ()) -> list[int]:
         """Ids of `text`. A special token's text is ordinary text, unless it is in `allowed_special`.
 
-        Raises ValueError if `allowed_special` names a token that the vocabulary does not have.
+        Raises ValueError if `allowed_special` names a token that the vocabulary does not have, or as `cut` does.
         """
         if unknown := set(allowed_special) - set(self.specials):
             raise ValueError(f"not special tokens of this vocabulary: {sorted(unknown)}; it has {list(self.specials)}")
@@ -134,19 +147,18 @@ class BytePairTokenizer:
                 left, right = line.split(" ")
                 merges.append((id_of[left], id_of[right]))
                 id_of.setdefault(left + right, 255 + len(merges))
-            regex.compile(content["pattern"])
             specials = content["special_tokens"]
             if sorted(alphabet) != list(range(256)):
                 raise ValueError("its alphabet is not the 256 bytes")
             if not isinstance(specials, list) or not all(isinstance(text, str) for text in specials):
                 raise ValueError("its special tokens are not a list of texts")
             return cls(merges, content["pattern"], specials, alphabet)
-        except (KeyError, TypeError, ValueError, AttributeError, regex.error) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path} is not a tokenizer saved by this project ({type(error).__name__}: {error})") from None
 
     def _encode_ordinary(self, text: str) -> list[int]:
         ids = []
-        for chunk in regex.findall(self.pattern, text):
+        for chunk in cut(text, self.pattern):
             if chunk not in self._chunk_cache:
                 self._chunk_cache[chunk] = self._encode_chunk(chunk.encode())
             ids += self._chunk_cache[chunk]
@@ -163,6 +175,35 @@ class BytePairTokenizer:
             at = candidates.index(first)
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
         return [self.ids[part] for part in parts]
+
+
+def cut(text: str, pattern: str) -> list[str]:
+    """The chunks of `text`, which joined are the text again: "I'm 29!" -> ["I", "'m", " 29", "!"].
+
+    Raises ValueError if the pattern leaves characters out, or if the text holds what is no character (half a surrogate pair).
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} of the text is {text[error.start]!r}, half of a surrogate pair and no character; "
+            f"was the text read as UTF-8?"
+        ) from None
+    chunks = regex.findall(require_pattern(pattern), text)
+    if sum(map(len, chunks)) < len(text):
+        raise ValueError(f"the pattern {pattern!r} leaves characters of the text out; end it with |[\\s\\S] to keep them all")
+    return chunks
+
+
+def require_pattern(pattern: str) -> str:
+    """`pattern` itself. Raises ValueError if it is not a regular expression, or if it captures groups."""
+    try:
+        n_groups = regex.compile(pattern).groups
+    except regex.error as error:
+        raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+    if n_groups:
+        raise ValueError(f"the pattern {pattern!r} captures a group; write (?:...) in place of (...)")
+    return pattern
 
 
 def learn_merges(chunks: dict[str, int], n_merges: int) -> list[tuple[int, int]]:
