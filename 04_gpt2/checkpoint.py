@@ -97,7 +97,7 @@ def load(path: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer
 
     Raises UsageError, naming the file, if there is none, or a file is missing, damaged or of another model.
     """
-    folder = _find(Path(path))
+    folder = find(Path(path))
     try:
         return _load(folder, device)
     except (UsageError, FileNotFoundError):
@@ -118,6 +118,12 @@ def settings(folder: Path) -> dict[str, Any]:
     """The settings that a checkpoint's run was made with. Raises UsageError if the file was altered."""
     _verify(folder, (CONFIG,))
     return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run beside the settings: updates, digest of the tokens, notes."""
+    _verify(folder, (STATE,))
+    return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
 def require_same_settings(folder: Path, config: TrainConfig) -> None:
@@ -170,7 +176,8 @@ def _load(folder: Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]:
     return model.eval(), tokenizer
 
 
-def _find(path: Path) -> Path:
+def find(path: Path) -> Path:
+    """The checkpoint at `path`, or the newest one of the run there. Raises UsageError if there is none."""
     if (path / SUMS).exists() or (path / WEIGHTS).exists():
         return path
     if found := checkpoints(path):

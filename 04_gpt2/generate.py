@@ -17,6 +17,8 @@ from .bpe import END_OF_TEXT, BytePairTokenizer
 from .cache import KVCache
 from .checkpoint import load
 from .model import GPT, evaluation_mode
+from .tokenizer import note_specials
+from .weights import load_with_tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class GenerateConfig:
     """What `python -m 04_gpt2.generate` does."""
 
     checkpoint: Annotated[str, "folder of a training run (its newest checkpoint) or of one checkpoint"] = "runs/shakespeare"
+    pretrained: Annotated[str, "in place of a checkpoint: gpt2 or another name on Hugging Face's hub, or such a folder"] = ""
     prompt: Annotated[str, "text to go on from (by default a new line); an empty one begins a new text"] = "\n"
     samples: Annotated[int, "texts written side by side; the first is shown as it grows"] = 1
     sampling: Sampling = Sampling()
@@ -68,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=[
             'python -m 04_gpt2.generate --prompt "ROMEO:"',
             "python -m 04_gpt2.generate --checkpoint runs/mine --samples 3 --temperature 1 --top-p 0.95",
+            'python -m 04_gpt2.generate --pretrained gpt2-large --prompt "The meaning of life is"',
         ],
     )
-    model, tokenizer = load(config.checkpoint, choose_device(config.device))
+    device = choose_device(config.device)
+    model, tokenizer = load_with_tokenizer(config.pretrained, device) if config.pretrained else load(config.checkpoint, device)
+    note_specials(config.prompt, tokenizer)
     prompt = encode_prompt(config.prompt, tokenizer)
     if len(prompt) > model.config.block_size:
         print(f"note: the model sees the last {model.config.block_size} of the {len(prompt)} tokens", file=sys.stderr)
@@ -93,8 +99,8 @@ def encode_prompt(prompt: str, tokenizer: BytePairTokenizer) -> list[int]:
     """The prompt's ids; <|endoftext|>, which stands before every text, if it is empty. Raises UsageError if it is not text."""
     try:
         return tokenizer.encode(prompt) or [tokenizer.specials[END_OF_TEXT]]
-    except UnicodeEncodeError:
-        raise UsageError(f"the prompt {prompt!r} is not valid UTF-8 text") from None
+    except ValueError as error:
+        raise UsageError(f"the prompt cannot be encoded: {error}") from None
 
 
 def sample(

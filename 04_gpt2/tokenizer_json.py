@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .bpe import BYTE_OF, GPT2_PATTERN, VISIBLE, BytePairTokenizer
+from .bpe import BYTE_OF, END_OF_TEXT, GPT2_PATTERN, VISIBLE, BytePairTokenizer
 
 
 def save(tokenizer: BytePairTokenizer, path: str | Path) -> None:
@@ -63,22 +63,23 @@ def load(path: str | Path) -> BytePairTokenizer:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         model, id_of = content["model"], content["model"]["vocab"]
-        text_of = {i: text for text, i in id_of.items()}
         merges = [line.split(" ") if isinstance(line, str) else line for line in model["merges"]]
         specials = {token["content"]: token["id"] for token in content["added_tokens"]}
         if content.get("normalizer") is not None:
             raise ValueError("it changes the text before it cuts it")
-        tokenizer = BytePairTokenizer(
-            [(id_of[left], id_of[right]) for left, right in merges],
-            _pattern(content["pre_tokenizer"]),
-            sorted(specials, key=lambda text: specials[text]),
-            bytes(BYTE_OF[text_of[i]] for i in range(256)),
-        )
-        if tokenizer.specials != specials or any(id_of[visible(token)] != i for token, i in tokenizer.ids.items()):
-            raise ValueError("its ids are not 256 bytes, the merges in order, the special tokens")
-        return tokenizer
+        return _numbered(id_of, merges, specials, _pattern(content["pre_tokenizer"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is not a tokenizer like GPT-2's ({type(error).__name__}: {error})") from None
+
+
+def from_gpt2_files(vocabulary: bytes, merges: bytes) -> BytePairTokenizer:
+    """The tokenizer of OpenAI's two files, encoder.json and vocab.bpe, which Hugging Face calls vocab.json and merges.txt.
+
+    Raises ValueError if they are of another form.
+    """
+    lines = merges.decode("utf-8").splitlines()[1:]  # the first one is a version
+    id_of = json.loads(vocabulary)  # printable form of a token -> id
+    return _numbered(id_of, [line.split(" ") for line in lines], {END_OF_TEXT: id_of[END_OF_TEXT]}, GPT2_PATTERN)
 
 
 def save_tiktoken(tokenizer: BytePairTokenizer, path: str | Path) -> None:
@@ -93,6 +94,19 @@ def save_tiktoken(tokenizer: BytePairTokenizer, path: str | Path) -> None:
 def visible(token: bytes) -> str:
     """A token as GPT-2's files write it: b" the" -> "Ġthe"."""
     return "".join(VISIBLE[byte] for byte in token)
+
+
+def _numbered(id_of: dict[str, int], merges: list[list[str]], specials: dict[str, int], pattern: str) -> BytePairTokenizer:
+    text_of = {i: text for text, i in id_of.items()}
+    tokenizer = BytePairTokenizer(
+        [(id_of[left], id_of[right]) for left, right in merges],
+        pattern,
+        sorted(specials, key=lambda text: specials[text]),
+        bytes(BYTE_OF[text_of[i]] for i in range(256)),
+    )
+    if tokenizer.specials != specials or any(id_of[visible(token)] != i for token, i in tokenizer.ids.items()):
+        raise ValueError("its ids are not 256 bytes, the merges in order, the special tokens")
+    return tokenizer
 
 
 def _pattern(pre_tokenizer: dict[str, Any]) -> str:

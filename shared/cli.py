@@ -78,8 +78,8 @@ def parse(
     """`defaults` with the fields that `argv` names as flags (`--n-layer 6`) replaced; nested dataclasses are flattened.
 
     A field is declared as `name: Annotated[type, "help text"] = default` with type int, float, str, bool, a Literal of
-    strings, or one of these with None. The fields named in `positional` ("what path"), each a Literal or a str, are given
-    without their names, in the fields' order, and must be.
+    strings, or one of these with None. The fields named in `positional` ("what path [rest]"), each a Literal or a str, are
+    given without their names, in the fields' order, and must be, but for those in brackets.
     Raises UsageError for anything it does not understand.
     """
     parser = _Parser(
@@ -94,6 +94,8 @@ def parse(
         flag, shown = "--" + name.replace("_", "-"), f"{help_text} (default: {default!r})".replace("%", "%%")
         if name in positional.split():
             parser.add_argument(name, choices=get_args(kind) or None, help=help_text)
+        elif f"[{name}]" in positional.split():
+            parser.add_argument(name, nargs="?", choices=get_args(kind) or None, help=shown)
         elif kind is bool:
             short = ["-q"] if name == "quiet" else []
             parser.add_argument(*short, flag, action="store_true", help=shown)

@@ -144,7 +144,7 @@ def test_a_prompt_longer_than_the_context_is_noted_and_works(finished_run, capsy
         (["--samples", "0"], "--samples is 0; at least 1"),
         (["--top-p", "2"], "--top-p is 2.0; above 0 and at most 1"),
         (["--temperature", "cold"], "argument --temperature: invalid float value: 'cold'"),
-        (["--prompt", "\udcff"], "the prompt '\\udcff' is not valid UTF-8 text"),
+        (["--prompt", "\udcff"], "the prompt cannot be encoded: character 0 of the text is '\\udcff'"),
     ],
 )
 def test_wrong_use_gets_one_sentence(finished_run, capsys, argv, said):
