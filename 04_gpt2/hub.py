@@ -4,9 +4,10 @@ HF_HOME (where the cache is), HF_ENDPOINT (another server) and HF_HUB_OFFLINE (t
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,7 +29,8 @@ class UnreachableError(RunError):
 
 
 def find(name: str | Path) -> Path:
-    """The folder `name`, or else the cache's folder with the files of the hub's model of that name, downloaded if need be.
+    """The folder `name`, or else the cache's folder with the files of the hub's model of that name. What the cache holds is
+    taken as it is, without asking the hub; the rest is downloaded.
 
     Raises UsageError if there is no such model, UnreachableError if that cannot be known, RunError if a download breaks off.
     """
@@ -37,19 +39,13 @@ def find(name: str | Path) -> Path:
     if Path(name).exists():
         raise UsageError(f"{name} is a file; the folder of a model is expected, or its name on Hugging Face's hub")
     folder = _download(str(name), CONFIG).parent
-    for weights in WEIGHTS:
-        try:
-            path = _download(str(name), weights)
-            for shard in shards(path):
-                _download(str(name), shard.name)
-            break
-        except EntryNotFoundError:
-            continue
-    for tokenizer in TOKENIZER:
-        try:
-            _download(str(name), tokenizer)
-        except EntryNotFoundError:
-            continue
+    commit = folder.name  # of all files, should the hub's model change in between
+    found = next((path for file in WEIGHTS if (path := _download_if_there(str(name), file, commit))), None)
+    with suppress(EntryNotFoundError):  # then weight_files says what is missing
+        for file in [shard.name for shard in shards(found)] if found else WEIGHTS[:1]:
+            _download(str(name), file, commit)
+    for file in TOKENIZER:
+        _download_if_there(str(name), file, commit)
     return folder
 
 
@@ -74,11 +70,23 @@ def shards(path: Path) -> list[Path]:
         raise UsageError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from None
 
 
-def _download(name: str, file: str) -> Path:
+def _download_if_there(name: str, file: str, commit: str) -> Path | None:
+    """A file of the model, from the cache or the hub; None if the model has no such file, as far as can be known."""
+    if try_to_load_from_cache(name, file, revision=commit) is _CACHED_NO_EXIST:
+        return None
+    try:
+        return _download(name, file, commit)
+    except (EntryNotFoundError, UnreachableError):
+        return None
+
+
+def _download(name: str, file: str, revision: str = "main") -> Path:
     """A file of the model, from the cache or the hub. Raises EntryNotFoundError if the model has no such file."""
     cache, hub = constants.HF_HUB_CACHE, constants.ENDPOINT
     try:
-        return Path(hf_hub_download(name, file))
+        if isinstance(cached := try_to_load_from_cache(name, file, revision=revision), str):
+            return Path(cached)
+        return Path(hf_hub_download(name, file, revision=revision))
     except HFValidationError:
         raise UsageError(f"{name} is not there, and it is no name of a model on {hub} either (such as gpt2)") from None
     except GatedRepoError:
@@ -88,8 +96,6 @@ def _download(name: str, file: str) -> Path:
             f"there is no folder {name} here and no public model of that name on {hub}; for a private one run hf auth login"
         ) from None
     except LocalEntryNotFoundError as error:
-        if constants.HF_HUB_OFFLINE and file != CONFIG:
-            raise EntryNotFoundError(file) from None  # the cache holds the model, and not this file of it
         reason = (
             "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} cannot be reached ({error.__cause__ or error})"
         )

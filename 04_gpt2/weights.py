@@ -85,7 +85,11 @@ def from_pretrained(
         raise UsageError(
             f"vocab_size {vocab_size} is less than the {stored.vocab_size} rows of {folder}; it can only add rows"
         )
-    shape = replace(stored, block_size=block_size or stored.block_size, vocab_size=vocab_size or stored.vocab_size)
+    asked = {"block_size": block_size, "vocab_size": vocab_size}
+    try:
+        shape = replace(stored, **{name: size for name, size in asked.items() if size is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     with torch.device("meta"):  # shapes only; the numbers come from the file
         model, expected = GPT(shape), GPT(stored).state_dict()
     sizes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -178,7 +182,9 @@ def _unpickled(path: Path) -> dict[str, Any]:
         raise UsageError(
             f"{path} is damaged, or holds something other than tensors, which may be code; it was not run"
         ) from None
-    except (RuntimeError, EOFError, ValueError) as error:
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise UsageError(f"{path} holds no dictionary of tensors")

@@ -14,6 +14,8 @@ model = import_module("04_gpt2.model")
 
 SMALL = config.GPTConfig(block_size=24, vocab_size=101, n_layer=3, n_head=4, n_embd=32)
 GPT2_124M = config.GPTConfig()
+# The other published sizes at their full width and number of heads, with two of their blocks and a part of their vocabulary.
+WIDE = {n: replace(config.PRESETS[n].model, n_layer=2, vocab_size=997) for n in ("gpt2-medium", "gpt2-large", "gpt2-xl")}
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
@@ -46,7 +48,9 @@ def as_linear(name, tensor):
 
 
 @pytest.mark.parametrize(
-    ("shape", "B", "T"), [(SMALL, 3, 24), (SMALL, 2, 1), (GPT2_124M, 1, 48)], ids=["small", "T=1", "124M"]
+    ("shape", "B", "T"),
+    [(SMALL, 3, 24), (SMALL, 2, 1), (GPT2_124M, 1, 48), *((shape, 1, 20) for shape in WIDE.values())],
+    ids=["small", "T=1", "124M", *WIDE],
 )
 def test_logits_loss_and_gradients_equal_hugging_face(shape, B, T):
     theirs, ours = hugging_face_twin(shape)

@@ -1,0 +1,130 @@
+"""Downloads, from a server on this machine that answers as Hugging Face's hub does, and the sentence when there is none."""
+
+import json
+import subprocess
+import sys
+import threading
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
+
+PROGRAM = """
+import sys, time
+time.sleep = lambda seconds: None  # the hub's library waits between its attempts
+from importlib import import_module
+from shared.cli import RunError, UsageError
+hub, GPT = import_module("04_gpt2.hub"), import_module("04_gpt2.model").GPT
+for name in sys.argv[1:]:
+    try:
+        print(f"{GPT.from_pretrained(name).config.n_params} parameters")
+    except (UsageError, RunError) as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+PARAMETERS = (
+    "2072 parameters"  # (31 + 8) * 8 in the tables, 2 * (12 * 8 * 8 + 13 * 8) in the blocks, 2 * 8 in the last LayerNorm
+)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """GET and HEAD of /NAME/resolve/main/FILE, with the headers by which the library names commits, files and errors."""
+
+    def do_GET(self):
+        name, _, path = self.path.lstrip("/").partition("/resolve/")
+        file = self.server.models.get(name, {}).get(path.partition("/")[2])
+        self.server.asked.append(self.path)
+        if file is None:
+            code = "EntryNotFound" if name in self.server.models else "RepoNotFound"
+            code = "GatedRepo" if name == "some/gated" else code
+            self.answer(403 if code == "GatedRepo" else 404, {"X-Error-Code": code, "X-Repo-Commit": "c" * 40}, b"")
+            return
+        headers = {"ETag": f'"{sha256(file).hexdigest()}"', "X-Repo-Commit": "c" * 40}
+        if name == "some/broken" and path.endswith(".safetensors") and self.command == "GET":
+            self.answer(500, {}, b"")
+            return
+        self.answer(200, headers, file)
+
+    do_HEAD = do_GET  # noqa: N815, both names are http.server's
+
+    def answer(self, status, headers, body):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The files of a small model in one piece and in several."""
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=31, n_positions=8, n_embd=8, n_layer=2, n_head=2))
+    whole, parts = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("parts")
+    model.save_pretrained(whole)
+    model.save_pretrained(parts, max_shard_size="3KB")
+    return [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (whole, parts)]
+
+
+@pytest.fixture
+def server(files):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    whole, parts = files
+    server.models = {"tiny": whole, "some/sharded": parts, "some/broken": whole, "some/llama": {}, "some/gated": {}}
+    server.models["some/llama"] = {"config.json": json.dumps({"model_type": "llama"}).encode()}
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def load(server, tmp_path, monkeypatch):
+    """Call it with names: the lines of a program that loads these models from the server, with a cache of its own."""
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*names):
+        done = subprocess.run([sys.executable, "-c", PROGRAM, *names], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    return run
+
+
+def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_path, monkeypatch):
+    assert load("tiny", "some/sharded") == [PARAMETERS, PARAMETERS]
+    assert (tmp_path / "home/hub/models--tiny").is_dir()
+    assert [path for path in server.asked if path.endswith("model.safetensors")]
+    server.asked.clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tiny, sharded, absent = load("tiny", "some/sharded", "some/llama")
+    assert (tiny, sharded) == (PARAMETERS, PARAMETERS) and not server.asked
+    assert absent.startswith("UnreachableError: config.json of some/llama is not in the cache ")
+    assert f"{tmp_path}/home/hub, and HF_HUB_OFFLINE is set; give a local folder" in absent
+
+
+def test_without_a_server_the_cache_still_serves_and_what_is_not_in_it_is_said(server, load):
+    assert load("tiny") == [PARAMETERS]
+    server.shutdown()
+    server.server_close()
+    cached, absent = load("tiny", "some/sharded")
+    assert cached == PARAMETERS
+    assert absent.startswith("UnreachableError: config.json of some/sharded is not in the cache ")
+    assert f"http://127.0.0.1:{server.server_port} cannot be reached (" in absent
+
+
+def test_what_the_hub_refuses_is_one_sentence(server, load):
+    hub = f"http://127.0.0.1:{server.server_port}"
+    nothing, gated, no_name, broken, llama = load("nobody/nothing", "some/gated", "runs/a/b", "some/broken", "some/llama")
+    assert nothing.startswith(f"UsageError: there is no folder nobody/nothing here and no public model of that name on {hub}")
+    assert gated.startswith(f"UsageError: {hub}/some/gated is only for those whom its owners let in")
+    assert no_name.startswith(f"UsageError: runs/a/b is not there, and it is no name of a model on {hub} either")
+    assert broken.startswith(f"RunError: model.safetensors of some/broken could not be fetched from {hub}: ")
+    assert "model_type is 'llama', expected 'gpt2'" in llama
