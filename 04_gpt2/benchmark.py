@@ -1,47 +1,38 @@
-"""Every claim of speed, measured beside a peer in the same run: CPU seconds on one thread, in turn, medians.
+"""Every claim of speed and memory, measured beside a peer in the same run: CPU seconds on one thread, in turn, medians.
 
 Run it: python -m 04_gpt2.benchmark race (the peers come with pip install -e ".[bench]")
 """
 
-import math
-import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from shared import ngrams
 from shared.cli import UsageError, command, parse
-from shared.corpora import shakespeare
 
-from . import train
-from .bpe import BytePairTokenizer
-from .config import PRESETS, GPTConfig, TrainConfig
-from .data import TokenData, load_text, split
-from .evaluate import Score
+from .benchmark_race import race
+from .benchmark_tokens import tokens
+from .config import PRESETS, GPTConfig
 from .generate import Sampling, sample
+from .measure import alone, in_turn
 from .model import GPT
-from .optim import cosine_with_warmup
-from .run import Run
 from .tokenizer import gpt2_tokenizer
+from .verify import fresh
 
 NEW_TOKENS = 64
-PEER_STEPS = 2000
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What `python -m 04_gpt2.benchmark` does."""
 
-    what: Annotated[Literal["race", "generate", "tokenizer"], "what to measure"] = "race"
+    what: Annotated[Literal["race", "generate", "tokenizer", "loading"], "what to measure"] = "race"
     data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
+    size: Annotated[Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], "loading: which model"] = "gpt2-xl"
     repeats: Annotated[int, "measurements of each competitor, taken in turn; in a race each has its own seed"] = 3
 
     def __post_init__(self):
@@ -61,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "python -m 04_gpt2.benchmark race --data my.txt",
             "python -m 04_gpt2.benchmark generate",
             "python -m 04_gpt2.benchmark tokenizer --repeats 9",
+            "python -m 04_gpt2.benchmark loading --size gpt2-large",
         ],
         positional="what",
     )
@@ -70,150 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             race(config.data, config.repeats)
         elif config.what == "generate":
             generation(config.repeats)
+        elif config.what == "tokenizer":
+            tokens(config.repeats)
         else:
-            tokenizer_training(config.repeats)
+            loading(config.size)
     except ModuleNotFoundError as error:
         raise UsageError(f'the peer {error.name} is not installed; pip install -e ".[bench]" brings it') from None
     return 0
-
-
-def race(source: str, repeats: int) -> None:
-    """Training on one text: our default run, the best-known small script's settings for CPUs, and counting.
-
-    The first nine tenths of the text's bytes are there to learn from; each byte of the last tenth is scored once.
-    """
-    train_text, val_text = split(load_text(source))
-    learned, held_out = train_text.encode(), val_text.encode()
-    started = time.process_time()
-    counted = ngrams.bits_per_byte(learned, held_out)
-    counting_seconds = time.process_time() - started
-    print(
-        f"{source}: {len(learned):,} bytes to learn from, {len(held_out):,} to predict; median of {repeats} seeds", flush=True
-    )
-
-    peer, ours, curves = [], [], []
-    for seed in range(1, repeats + 1):
-        peer.append(character_gpt(learned, held_out, seed))
-        with tempfile.TemporaryDirectory() as folder:
-            settings = replace(PRESETS["shakespeare"], data=source, run=folder, seed=seed, quiet=True)
-            settings = replace(settings, device="cpu", dtype="float32", compile="off")
-            watch = Stopwatch(replace(settings, eval_every=settings.steps // 16, eval_tokens=len(held_out)))
-            train.start(watch, "race")
-        curves.append(watch.curve)
-        ours.append(watch.curve[-1])
-        for name, (seconds, bits) in (("character GPT", peer[-1]), ("04_gpt2.train", ours[-1])):
-            print(f"  seed {seed}: {name} {bits:.3f} bits per byte after {seconds:.0f} CPU seconds", flush=True)
-
-    def passing(target: float) -> float:
-        """Median of the CPU seconds after which a validation of ours was first below `target`."""
-        return median(next((seconds for seconds, bits in curve if bits < target), math.inf) for curve in curves)
-
-    peer_seconds, peer_bits = (median(values) for values in zip(*peer, strict=True))
-    our_seconds, our_bits = (median(values) for values in zip(*ours, strict=True))
-    print(f"{'':58}{'CPU s':>8}{'bits per byte':>16}")
-    for name, seconds, bits in (
-        (f"counting {ngrams.ORDER}-grams", counting_seconds, counted),
-        (f"character GPT, {PEER_STEPS:,} steps", peer_seconds, peer_bits),
-        ("04_gpt2.train, when it has passed the character GPT", passing(peer_bits), peer_bits),
-        ("04_gpt2.train, when it has passed counting", passing(counted), counted),
-        ("04_gpt2.train, at its end", our_seconds, our_bits),
-    ):
-        print(f"{name:58}{seconds:>8.1f}{bits:>16.3f}")
-
-
-class Stopwatch(Run):
-    """A run that notes the CPU seconds spent until each validation, and its score.
-
-    Learning the vocabulary is counted, as part of learning; validations, samples and checkpoints are not.
-    """
-
-    def __init__(self, config: TrainConfig):
-        super().__init__(config)
-        self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
-        self._spent, self._since = 0.0, time.process_time()
-
-    def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> int:
-        self._spent = time.process_time() - self._since
-        return super().restore(model, optimizer, data)
-
-    def step(self, step: int, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
-        super().step(step, loss, lr, grad_norm, tokens_per_second)
-        now = time.process_time()
-        self._spent, self._since = self._spent + now - self._since, now
-
-    def validation(self, step: int, score: Score, sample: str) -> None:
-        super().validation(step, score, sample)
-        self.curve.append((self._spent, score.bits_per_byte))
-
-    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> None:
-        super().save(step, model, optimizer, data)
-        self._since = time.process_time()
-
-
-class CharacterGPT(nn.Module):
-    """The model of nanoGPT's README for CPUs, put together from PyTorch's own layers: 64 characters in sight, 4 layers."""
-
-    mask: Tensor
-
-    def __init__(self, n_characters: int, T: int = 64, C: int = 128, n_head: int = 4, n_layer: int = 4):
-        super().__init__()
-        self.wte, self.wpe = nn.Embedding(n_characters, C), nn.Embedding(T, C)
-        self.blocks = nn.ModuleList(
-            nn.TransformerEncoderLayer(C, n_head, 4 * C, 0.0, F.gelu, batch_first=True, norm_first=True, bias=False)
-            for _ in range(n_layer)
-        )
-        self.ln_f = nn.LayerNorm(C, bias=False)
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(T))
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 2:
-                adds_to_the_stream = name.endswith(("out_proj.weight", "linear2.weight"))
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * n_layer) if adds_to_the_stream else 0.02)
-
-    def forward(self, idx: Tensor, targets: Tensor) -> Tensor:
-        """Loss in nats, summed over (B, T)"""
-        T = idx.shape[1]
-        x = self.wte(idx) + self.wpe(torch.arange(T))
-        for block in self.blocks:
-            x = block(x, src_mask=self.mask[:T, :T], is_causal=True)
-        return F.cross_entropy((self.ln_f(x) @ self.wte.weight.T).flatten(0, 1), targets.flatten(), reduction="sum")
-
-
-def character_gpt(learned: bytes, held_out: bytes, seed: int) -> tuple[float, float]:
-    """CPU seconds of training and bits per byte of `held_out`, with nanoGPT's README settings for CPUs.
-
-    12 windows of 64 characters a step, AdamW with beta2 0.99, 100 steps of warm-up to 1e-3, a cosine to 1e-4 at the last step
-    (github.com/karpathy/nanoGPT, README.md and config/train_shakespeare_char.py).
-    """
-    torch.manual_seed(seed)
-    id_of = {byte: i for i, byte in enumerate(sorted({*learned, *held_out, ord("\n")}))}
-    ids = torch.tensor([id_of[byte] for byte in learned])
-    B, T = 12, 64
-    model = CharacterGPT(len(id_of), T)
-    groups = [{"params": [p for p in model.parameters() if p.dim() == d], "weight_decay": 0.1 * (d == 2)} for d in (1, 2)]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
-    settings = replace(PRESETS["shakespeare"], lr=1e-3, min_lr=1e-4, warmup_steps=min(100, PEER_STEPS), steps=PEER_STEPS)
-    started = time.process_time()
-    for step in range(PEER_STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_with_warmup(step, settings)
-        windows = torch.stack([ids[i : i + T + 1] for i in torch.randint(len(ids) - T, (B,)).tolist()])
-        (model(windows[:, :-1], windows[:, 1:]) / (B * T)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    seconds = time.process_time() - started
-    return seconds, bits_per_character(model, torch.tensor([id_of[byte] for byte in b"\n" + held_out]), T)
-
-
-@torch.no_grad()
-def bits_per_character(model: CharacterGPT, ids: Tensor, T: int) -> float:
-    """Mean surprise at each character after the first of `ids` (N,), in bits; windows of T do not overlap."""
-    whole = (len(ids) - 1) // T * T  # characters in full windows
-    nats = 0.0
-    for start, end, width in ((0, whole, T), (whole, len(ids) - 1, len(ids) - 1 - whole)):
-        if end > start:
-            nats += model(ids[start:end].view(-1, width), ids[start + 1 : end + 1].view(-1, width)).item()
-    return nats / math.log(2) / (len(ids) - 1)
 
 
 def generation(repeats: int) -> None:
@@ -251,41 +106,28 @@ def generation(repeats: int) -> None:
         print(f"{length:>8}{a:>8.2f}{b:>14.2f}{b / a:>12.2f}{c:>10.2f}{c / a:>12.2f}", flush=True)
 
 
-def tokenizer_training(repeats: int) -> None:
-    """Learning a vocabulary from the plays: ours beside Hugging Face tokenizers (Rust); tests hold that
-    both learn the same merges."""
-    os.environ["RAYON_NUM_THREADS"] = "1"  # before the peer starts its threads
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-
-    text = shakespeare()
-
-    def ours(vocab_size: int) -> object:
-        return BytePairTokenizer.train(text, vocab_size, specials=())
-
-    def theirs(vocab_size: int) -> object:
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
-        tokenizer.train_from_iterator([text], trainer)
-        return tokenizer
-
-    print(f"learning a vocabulary from {len(text):,} characters: median CPU seconds of {repeats} on one thread")
-    print(f"{'tokens':>8}{'ours':>8}{'tokenizers':>12}{'ratio':>8}")
-    for vocab_size in (1024, 4096):
-        seconds = in_turn([lambda n=vocab_size: ours(n), lambda n=vocab_size: theirs(n)], repeats)
-        print(f"{vocab_size:>8,}{seconds[0]:>8.2f}{seconds[1]:>12.2f}{seconds[0] / seconds[1]:>8.2f}")
+def loading(size: str) -> None:
+    """The memory that loading a model of a published size takes, here with random weights: ours, and transformers'."""
+    n_bytes = replace(PRESETS[size].model, vocab_size=50257).n_params * 4
+    print(f"loading {size}, {n_bytes / 1e9:.2f} GB of float32: each in a process of its own")
+    print(f"{'':>14}{'most memory in use, times the model':>38}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        alone(fresh, size, Path(folder) / "model")
+        for name, load in (("ours", load_ours), ("transformers", load_theirs)):
+            cost = alone(load, Path(folder) / "model")
+            print(f"{name:>14}{cost.megabytes * 1e6 / n_bytes:>38.2f}", flush=True)
 
 
-def in_turn(competitors: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Median CPU seconds of each competitor; they run one after the other, `repeats` times."""
-    seconds: list[list[float]] = [[] for _ in competitors]
-    for _ in range(repeats):
-        for competitor, measured in zip(competitors, seconds, strict=True):
-            started = time.process_time()
-            competitor()
-            measured.append(time.process_time() - started)
-    return [median(measured) for measured in seconds]
+def load_ours(folder: Path) -> int:
+    """Number of parameters loaded by GPT.from_pretrained."""
+    return sum(parameter.numel() for parameter in GPT.from_pretrained(folder).parameters())
+
+
+def load_theirs(folder: Path) -> int:
+    """Number of parameters loaded by transformers."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).num_parameters()
 
 
 if __name__ == "__main__":

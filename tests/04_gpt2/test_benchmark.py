@@ -7,19 +7,73 @@ from dataclasses import replace
 from importlib import import_module
 
 import pytest
+import regex
 import torch
 
+from shared.corpora import tinyshakespeare
 from shared.ngrams import bits_per_byte
 
 benchmark = import_module("04_gpt2.benchmark")
+bpe = import_module("04_gpt2.bpe")
 config = import_module("04_gpt2.config")
+measure = import_module("04_gpt2.measure")
+race = import_module("04_gpt2.benchmark_race")
+tokens = import_module("04_gpt2.benchmark_tokens")
+verify = import_module("04_gpt2.verify")
 
 
-def test_the_tokenizer_benchmark_prints_a_ratio_for_each_size(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "shakespeare", lambda: "to be or not to be, that is the question\n" * 50)
+def test_the_tokenizer_benchmark_prints_its_tables(monkeypatch, capsys):
+    for name in ("shakespeare", "tinyshakespeare"):
+        monkeypatch.setattr(tokens, name, lambda: "to be or not to be, that is the question\n" * 50)
+    monkeypatch.setattr(tokens, "LARGE_TEXT", 300_000)
+    monkeypatch.setattr(tokens, "LARGE_VOCABULARY", 400)
     assert benchmark.main(["tokenizer", "--repeats", "1"]) == 0
-    rows = re.findall(r"^ +([\d,]+) +\d+\.\d+ +\d+\.\d+ +(\d+\.\d+)$", capsys.readouterr().out, re.MULTILINE)
+    out = capsys.readouterr().out
+    rows = re.findall(r"^ +([\d,]+) +\d+\.\d+ +\d+\.\d+ +(\d+\.\d+)$", out, re.MULTILINE)
     assert [size for size, _ in rows] == ["1,024", "4,096"]
+    assert re.search(r"1,024 tokens from 2,050 characters: the naive loop \d+ s .*, ours \d+\.\d\d s, \d+ times faster", out)
+    large = re.findall(r"^ +(ours|tokenizers) +\d+\.\d +\d+ +144 +([\d,]+)$", out, re.MULTILINE)
+    assert [name for name, _ in large] == ["ours", "tokenizers"] and large[0][1] == large[1][1]
+    assert re.search(r"by hand \d+\.\d\d s, ours through tiktoken \d+\.\d\d s, tiktoken \d+\.\d\d s", out)
+
+
+def test_the_naive_loop_learns_the_same_merges():
+    text = tinyshakespeare()[:30_000]
+    ours = tokens.ours([text], 600)
+    assert tokens.naive_merges(text, 600 - 256) == ours.merges
+    assert tokens.merged([1, 1, 1, 2, 1, 1], (1, 1), 9) == [9, 1, 2, 9]
+
+
+def test_the_large_text_is_read_up_to_its_size():
+    texts = list(tokens.installed_texts(500_000))
+    assert 400_000 < sum(len(text.encode()) for text in texts) <= 501_000
+    assert tokens.count_chunks(500_000) == len({chunk for text in texts for chunk in regex.findall(bpe.GPT2_PATTERN, text)})
+
+
+def fill(n):
+    return len(bytearray(n))
+
+
+@pytest.mark.skipif(not measure.PROCESS.exists(), reason="only Linux tells a process's peak memory so simply")
+def test_a_function_alone_is_charged_for_its_memory():
+    assert measure.alone(fill, 300_000_000).result == 300_000_000
+    assert 290 < measure.alone(fill, 300_000_000).megabytes < 330
+
+
+def test_the_loading_benchmark_prints_both_loaders_memory(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(benchmark, "alone", lambda *call: asked.append(call[0]) or measure.Cost(1.0, 600.0, 0))
+    assert benchmark.main(["loading", "--size", "gpt2"]) == 0
+    assert asked == [verify.fresh, benchmark.load_ours, benchmark.load_theirs]
+    assert re.findall(r"^ +(ours|transformers) +1\.21$", capsys.readouterr().out, re.MULTILINE) == ["ours", "transformers"]
+
+
+def test_both_loaders_load_all(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=8, n_head=2))
+    model.save_pretrained(tmp_path)
+    assert benchmark.load_ours(tmp_path) == benchmark.load_theirs(tmp_path) == model.num_parameters()
 
 
 def test_the_generation_benchmark_prints_two_ratios_for_each_prompt(monkeypatch, capsys):
@@ -38,8 +92,8 @@ def test_the_generation_benchmark_prints_two_ratios_for_each_prompt(monkeypatch,
 def test_the_race_prints_what_each_competitor_reached(monkeypatch, tmp_path, capsys):
     text = "".join(f"{n} times {n} is {n * n}.\n" for n in range(3000))
     (tmp_path / "text.txt").write_text(text)
-    monkeypatch.setattr(benchmark, "PEER_STEPS", 4)
-    monkeypatch.setitem(benchmark.PRESETS, "shakespeare", replace(config.PRESETS["debug"], steps=32))
+    monkeypatch.setattr(race, "PEER_STEPS", 4)
+    monkeypatch.setitem(race.PRESETS, "shakespeare", replace(config.PRESETS["debug"], steps=32))
     assert benchmark.main(["race", "--repeats", "2", "--data", str(tmp_path / "text.txt")]) == 0
     out = capsys.readouterr().out
     assert out.count(" bits per byte after ") == 4
@@ -59,21 +113,21 @@ def test_the_character_gpt_learns(monkeypatch):
     text = bytes(97 + n * n % 5 for n in range(999))
     bits = []
     for steps in (1, 60):
-        monkeypatch.setattr(benchmark, "PEER_STEPS", steps)
-        bits.append(benchmark.character_gpt(text, text[:100], seed=1)[1])
+        monkeypatch.setattr(race, "PEER_STEPS", steps)
+        bits.append(race.character_gpt(text, text[:100], seed=1)[1])
     assert bits[1] < bits[0] / 2
 
 
 @pytest.mark.parametrize("n", [1, 63, 64, 65, 128, 150])
 def test_the_character_gpt_is_scored_on_every_character_once(n):
-    net = benchmark.CharacterGPT(7)
+    net = race.CharacterGPT(7)
     torch.nn.init.zeros_(net.wte.weight)  # all characters are alike to it
-    assert benchmark.bits_per_character(net, torch.randint(7, (n + 1,)), 64) == pytest.approx(math.log2(7))
+    assert race.bits_per_character(net, torch.randint(7, (n + 1,)), 64) == pytest.approx(math.log2(7))
 
 
 def test_the_character_gpt_sees_nothing_of_the_future():
     torch.manual_seed(0)
-    net, idx = benchmark.CharacterGPT(7), torch.randint(7, (1, 20))
+    net, idx = race.CharacterGPT(7), torch.randint(7, (1, 20))
     changed = idx.clone()
     changed[0, 10:] = 6 - changed[0, 10:]
     losses = [net(x[:, :10], idx[:, 1:11]).item() for x in (idx, changed)]

@@ -1,0 +1,51 @@
+"""How the benchmarks measure: CPU seconds of competitors that take turns, or each alone in a process, with its memory."""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+PROCESS = Path("/proc/self")
+
+
+def in_turn(competitors: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Median CPU seconds of each competitor; they run one after the other, `repeats` times."""
+    seconds: list[list[float]] = [[] for _ in competitors]
+    for _ in range(repeats):
+        for competitor, measured in zip(competitors, seconds, strict=True):
+            started = time.process_time()
+            competitor()
+            measured.append(time.process_time() - started)
+    return [median(measured) for measured in seconds]
+
+
+class Cost(NamedTuple):
+    """What a function has taken in a process of its own."""
+
+    seconds: float  # of the CPU
+    megabytes: float  # the most memory in use, less what was in use before; Linux tells it, elsewhere it is nan
+    result: Any
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Cost:
+    """Call a module's function in a new process, so that nothing from before or beside it counts."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return Cost(*pool.apply(_measured, (function, arguments)))
+
+
+def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float, Any]:
+    if PROCESS.exists():
+        (PROCESS / "clear_refs").write_text("5")  # the peak begins anew
+    before, started = _megabytes("VmRSS"), time.process_time()
+    result = function(*arguments)
+    return time.process_time() - started, _megabytes("VmHWM") - before, result
+
+
+def _megabytes(what: str) -> float:
+    if not PROCESS.exists():
+        return math.nan
+    lines = (PROCESS / "status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024 / 1e6
