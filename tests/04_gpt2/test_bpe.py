@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import tempfile
 from collections import Counter
 from importlib import import_module
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import regex
 import rustbpe
+import tiktoken
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +26,7 @@ tokenizer = import_module("04_gpt2.tokenizer")
 
 # Characters that no Unicode version assigns yet may become letters in one library before the other.
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=200)
+ODD = ["'ſ", "'S", "'LL", "a", "B", "1234", " ", "\r\n", "\t", ".", "é", "你", "_"]
 REPETITIVE = st.text("ab c", max_size=60)
 
 
@@ -139,6 +142,65 @@ def test_gpt2_encoding_of_all_the_plays_equals_tiktoken(plays, gpt2):
     ids = gpt2.encode(plays)
     assert ids == gpt2.tiktoken_encoding.encode_ordinary(plays)
     assert gpt2.decode(ids) == plays
+
+
+@settings(max_examples=1000)
+@given(text=st.one_of(TEXTS, st.lists(st.sampled_from(ODD)).map("".join)))
+def test_gpt4s_pattern_cuts_as_tiktokens_does(text):
+    """With single bytes as vocabulary and a special id between chunks, the cuts of tiktoken's own pattern would show."""
+    theirs = re.search(r'"pat_str": r"""(.*)"""', inspect.getsource(openai_public.cl100k_base))[1]
+    chunks = bpe.cut(text, bpe.GPT4_PATTERN)
+    assert "".join(chunks) == text
+    vocabulary = {bytes([i]): i for i in range(256)}
+    for chunk in chunks:  # a token for each chunk: none of them is found unless the cut is there
+        vocabulary.setdefault(chunk.encode(), len(vocabulary))
+    encoding = tiktoken.Encoding("chunks", pat_str=theirs, mergeable_ranks=vocabulary, special_tokens={})
+    assert encoding.encode_ordinary(text) == [vocabulary[chunk.encode()] for chunk in chunks]
+
+
+def test_gpt4s_pattern_keeps_capitals_digits_and_lines_apart():
+    text = "I'LL pay 12345 crowns!!\n\n  now"
+    assert bpe.cut(text, bpe.GPT4_PATTERN) == ["I", "'LL", " pay", " ", "123", "45", " crowns", "!!\n\n", " ", " now"]
+    assert bpe.cut(text, bpe.GPT2_PATTERN) == ["I", "'", "LL", " pay", " 12345", " crowns", "!!", "\n\n ", " now"]
+
+
+def test_learning_with_gpt4s_pattern_equals_rustbpe(plays):
+    text = plays[:300_000] + "X'LL 12345!!\n\n\tx" * 99
+    oracle = rustbpe.Tokenizer()
+    oracle.train_from_iterator([text], vocab_size=900, pattern=bpe.GPT4_PATTERN)
+    ours = bpe.BytePairTokenizer.train(text, 900, bpe.GPT4_PATTERN, specials=())
+    assert [bytes(token) for token, _ in oracle.get_mergeable_ranks()] == ours.tokens
+
+
+@given(st.lists(REPETITIVE, max_size=5), st.integers(0, 20))
+def test_many_documents_may_come_from_a_generator(documents, n_merges):
+    learned = bpe.BytePairTokenizer.train((document for document in documents), 257 + n_merges)
+    chunks = Counter(chunk for document in documents for chunk in regex.findall(bpe.GPT2_PATTERN, document))
+    assert learned.merges == bpe.learn_merges(chunks, n_merges)
+
+
+def test_nothing_is_merged_from_one_document_into_the_next():
+    assert [bytes(t) for t in bpe.BytePairTokenizer.train(["xy"] * 9, 300).tokens[256:]] == [b"xy"]
+    assert bpe.BytePairTokenizer.train("xy" * 9, 300).tokens[-1] == b"xy" * 9
+
+
+def test_a_pattern_must_be_one_that_loses_nothing():
+    with pytest.raises(ValueError, match=r"the pattern '\\\\w\+' leaves characters of the text out; end it with"):
+        bpe.BytePairTokenizer.train("to be, or not", 300, r"\w+")
+    with pytest.raises(ValueError, match=r"captures a group; write \(\?:\.\.\.\)"):
+        bpe.BytePairTokenizer([], r"(a|b)|[\s\S]")
+    with pytest.raises(ValueError, match="is not a regular expression"):
+        bpe.BytePairTokenizer([], "(")
+    own = bpe.BytePairTokenizer.train("2026-11-23 2026-11-24 " * 9, 300, r"\d|[\s\S]")
+    assert own.merges == [] and own.decode(own.encode("23-11")) == "23-11"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ab\udfff", "\udc80x"])
+def test_half_a_surrogate_pair_is_refused(gpt2, text):
+    at = next(i for i, character in enumerate(text) if "\ud800" <= character <= "\udfff")
+    for use in (gpt2.encode, lambda text: bpe.BytePairTokenizer.train(text, 260)):
+        with pytest.raises(ValueError, match=f"character {at} of the text is .*half of a surrogate pair and no character"):
+            use(text)
 
 
 def test_known_ids(gpt2):

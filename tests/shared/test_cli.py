@@ -83,6 +83,20 @@ def test_positional_fields_are_given_without_their_names():
             given(*argv)
 
 
+def test_a_positional_field_in_brackets_may_be_left_out():
+    def given(*argv):
+        return parse(Outer(), argv, prog="prog", description="", examples=[], positional="name [kind]")
+
+    assert given("b") == Outer(kind="b")
+    assert given("b", "y") == Outer("y", kind="b")
+    for argv, message in (
+        ([], "the following arguments are required: kind;"),
+        (["b", "y", "z"], "unrecognized arguments: z;"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            given(*argv)
+
+
 def test_first_values_ignore_all_but_the_flags_asked_for():
     assert first_values(["--steps", "3", "--preset=debug", "--other"], "prog", "preset", "data") == {"preset": "debug"}
 
