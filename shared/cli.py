@@ -95,7 +95,7 @@ def parse(
         if name in positional.split():
             parser.add_argument(name, choices=get_args(kind) or None, help=help_text)
         elif f"[{name}]" in positional.split():
-            parser.add_argument(name, nargs="?", choices=get_args(kind) or None, help=shown)
+            parser.add_argument(name, nargs="?", default=default, choices=get_args(kind) or None, help=shown)
         elif kind is bool:
             short = ["-q"] if name == "quiet" else []
             parser.add_argument(*short, flag, action="store_true", help=shown)

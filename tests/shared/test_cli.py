@@ -87,11 +87,12 @@ def test_a_positional_field_in_brackets_may_be_left_out():
     def given(*argv):
         return parse(Outer(), argv, prog="prog", description="", examples=[], positional="name [kind]")
 
-    assert given("b") == Outer(kind="b")
-    assert given("b", "y") == Outer("y", kind="b")
+    assert given("y") == Outer("y")
+    assert given("y", "b") == Outer("y", kind="b")
     for argv, message in (
-        ([], "the following arguments are required: kind;"),
-        (["b", "y", "z"], "unrecognized arguments: z;"),
+        ([], "the following arguments are required: name"),
+        (["y", "c"], "argument kind: invalid choice: 'c'"),
+        (["y", "b", "z"], "unrecognized arguments: z;"),
     ):
         with pytest.raises(UsageError, match=message):
             given(*argv)
