@@ -27,9 +27,9 @@ SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TEXT = """The harbour master counted the boats twice. At 6:30 there had been forty-one of them; now, with the fog lifting off
 the water, there were forty-two. "That one isn't ours," said the boy, and pointed at a grey hull near the pier."""
 NEW_TOKENS = 16
-# Of the largest entry; float32 keeps about 1e-7, and a sum over thousands of products loses two digits of it, or three where
-# the terms are much larger than their sum.
-ALLOWED = {"logits": 1e-4, "loss": 1e-5, "gradients": 1e-3}
+# Of the largest entry: ten times what two orders of float32's sums make of it, even where a few numbers of the residual stream
+# are thousands of times the others, as in the published models. GELU's exact form in place of GPT-2's lies above all three.
+ALLOWED = {"logits": 1e-5, "loss": 1e-6, "gradients": 1e-4}
 
 
 def verify(name: str) -> bool:

@@ -77,7 +77,7 @@ def test_weights_that_are_no_numbers_are_never_equal(saved, capsys):
     weights["transformer.wpe.weight"][3, 5] = torch.nan
     save_file(weights, path, metadata={"format": "pt"})
     assert pretrained.main(["verify", str(saved)]) == 1
-    assert "nan    1e-04  DIFFERENT" in capsys.readouterr().out
+    assert "nan    1e-05  DIFFERENT" in capsys.readouterr().out
 
 
 def test_a_continuation_or_ids_that_differ_are_noticed(saved, monkeypatch, capsys):
