@@ -107,7 +107,10 @@ def generation(repeats: int) -> None:
 
 
 def loading(size: str) -> None:
-    """The memory that loading a model of a published size takes, here with random weights: ours, and transformers'."""
+    """The memory that loading a model of a published size takes, here with random weights: ours, and transformers'.
+
+    Each weight is read once after the loading: transformers leaves them in the file until they are.
+    """
     n_bytes = replace(PRESETS[size].model, vocab_size=50257).n_params * 4
     print(f"loading {size}, {n_bytes / 1e9:.2f} GB of float32: each in a process of its own")
     print(f"{'':>14}{'most memory in use, times the model':>38}", flush=True)
@@ -118,16 +121,17 @@ def loading(size: str) -> None:
             print(f"{name:>14}{cost.megabytes * 1e6 / n_bytes:>38.2f}", flush=True)
 
 
-def load_ours(folder: Path) -> int:
-    """Number of parameters loaded by GPT.from_pretrained."""
-    return sum(parameter.numel() for parameter in GPT.from_pretrained(folder).parameters())
+def load_ours(folder: Path) -> float:
+    """Sum of the parameters loaded by GPT.from_pretrained."""
+    return sum(parameter.sum().item() for parameter in GPT.from_pretrained(folder).parameters())
 
 
-def load_theirs(folder: Path) -> int:
-    """Number of parameters loaded by transformers."""
+def load_theirs(folder: Path) -> float:
+    """Sum of the parameters loaded by transformers."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).num_parameters()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return sum(parameter.sum().item() for parameter in model.parameters())
 
 
 if __name__ == "__main__":
