@@ -33,7 +33,9 @@ class BenchmarkConfig:
     what: Annotated[Literal["race", "generate", "tokenizer", "loading"], "what to measure"] = "race"
     data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
     size: Annotated[Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], "loading: which model"] = "gpt2-xl"
-    repeats: Annotated[int, "measurements of each competitor, taken in turn; in a race each has its own seed"] = 3
+    repeats: Annotated[
+        int, "but for loading: measurements of each competitor, taken in turn; in a race each has its own seed"
+    ] = 3
 
     def __post_init__(self):
         if self.repeats < 1:

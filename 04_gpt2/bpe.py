@@ -38,7 +38,7 @@ class BytePairTokenizer:
     specials    texts that stand for one token each, such as <|endoftext|>; their ids follow the last merge
     alphabet    the 256 bytes in the order of their ids (GPT-2 numbers the printable ones first)
 
-    Raises ValueError if the pattern is not a regular expression or captures groups.
+    Raises ValueError if the pattern is not a regular expression or captures groups, or if a special token is empty or no text.
     """
 
     def __init__(
@@ -57,6 +57,9 @@ class BytePairTokenizer:
         self.ids: dict[bytes, int] = {}  # bytes -> id; where two merges spell the same bytes, the first
         for i, token in enumerate(self.tokens):
             self.ids.setdefault(token, i)
+        specials = list(specials)
+        if wrong := [text for text in specials if not text or text != text.encode(errors="replace").decode()]:
+            raise ValueError(f"the special token {wrong[0]!r} cannot be told in a text: characters are expected, at least one")
         self.specials = {text: len(self.tokens) + i for i, text in enumerate(dict.fromkeys(specials))}
         self._special_texts = {i: text for text, i in self.specials.items()}
         self._chunk_cache: dict[str, list[int]] = {}

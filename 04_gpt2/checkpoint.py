@@ -23,14 +23,13 @@ from shared.devices import random_state, set_random_state
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig, TrainConfig
 from .data import TokenData
-from .model import GPT
+from .model import GPT, TIED
 from .sealed import PARTIAL, SUMS, remove, sealed, verify
 
 CHECKPOINTS = "checkpoints"
 MODEL_FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"
 TRAINING_FILES = OPTIMIZER, RANDOM, STATE = "optimizer.safetensors", "random.safetensors", "state.json"
 NAME = re.compile(rf"step-\d{{6,}}({re.escape(PARTIAL)})?")
-TIED = "lm_head.weight"  # the same tensor as transformer.wte.weight: stored once
 # What may differ when a run goes on: where and how, not what. The tokens' digest decides whether the data are the same.
 MAY_DIFFER = {"data", "run", "resume", "overwrite", "quiet", "keep", "device", "compile", "deterministic"}
 

@@ -44,9 +44,15 @@ def as_html(tokenizer: BytePairTokenizer, ids: Iterable[int]) -> str:
 
 
 def piece(tokenizer: BytePairTokenizer, i: int) -> str:
-    r"""A token's text; bytes that are no whole character, and control characters but line ends, as \xe4 and so on."""
+    r"""A token's text; bytes that are no whole character show as \xe4, invisible characters but line ends as \u00a0."""
     text = tokenizer.token_bytes(i).decode("utf-8", errors="backslashreplace")
-    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c == "\n" or c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    r"""\t, \x1c, \u00a0: what stands for a byte beyond ASCII has an x, what stands for a character a u."""
+    is_latin = "\x80" <= character <= "\xff"
+    return f"\\u{ord(character):04x}" if is_latin else character.encode("unicode_escape").decode()
 
 
 def shows_colours(stream: TextIO = sys.stdout) -> bool:

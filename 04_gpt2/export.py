@@ -4,6 +4,8 @@ The way back is `GPT.from_pretrained(folder)`.
 """
 
 import json
+import os
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,56 +19,47 @@ from . import checkpoint, hub, tokenizer_json
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig
 from .evaluate import METRICS
-from .model import GPT
-from .sealed import SUMS, sealed
-from .weights import TIED, TRANSPOSED
+from .model import GPT, TIED
+from .sealed import PARTIAL, sealed
+from .weights import TRANSPOSED
 
 CARD = "README.md"
-FILES = {hub.CONFIG, "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json", CARD, SUMS}
 
 
-def export(source: Path, to: Path, overwrite: bool = False) -> str:
+def export(source: Path, to: Path) -> str:
     """Write the model of a run's newest checkpoint, or of one checkpoint, to the new folder `to` -> what can be done with it.
 
-    Raises UsageError if the folder is taken (by an earlier export it may be, with `overwrite`), or as `checkpoint.load` does;
-    RunError if it cannot be written. The folder is there whole or not at all.
+    Raises UsageError if `to` is there already, or as `checkpoint.load` does; RunError if it cannot be written. The folder is
+    there whole or not at all.
     """
-    if found := {path.name for path in to.iterdir()} if to.is_dir() else {to.name} if to.exists() else set():
-        if not found <= FILES:
-            raise UsageError(f"{to} holds something other than an export: {min(found - FILES)}; name a new folder")
-        if not overwrite:
-            raise UsageError(f"{to} holds an export already; name another folder, or give --overwrite to replace it")
+    source, to = source.absolute(), to.absolute()
+    for path in (to, to.with_name(to.name + PARTIAL)):
+        if os.path.lexists(path):
+            raise UsageError(f"{path} is there already, and an export replaces nothing; name a new folder, or remove it first")
     folder = checkpoint.find(source)
     model, tokenizer = checkpoint.load(folder, torch.device("cpu"))
+    card = _card(folder, to.name, model, tokenizer)
     try:
-        card = _card(folder, to.absolute().name, model, tokenizer)
-        before = to.with_name(to.name + ".replaced")
-        with sealed(to.with_name(to.name + ".new") if found else to) as new:
+        with sealed(to) as new:
             _write_model(new, model, tokenizer)
             write_tokenizer(new, tokenizer, model.config)
             (new / CARD).write_text(card, encoding="utf-8")
-        if found:
-            to.rename(before)
-            to.with_name(to.name + ".new").rename(to)
-            shutil.rmtree(before)
     except OSError as error:
         raise RunError(f"{to} could not be written: {error}") from None
     return (
-        f"{to} holds {model.config.n_params:,} parameters; transformers.AutoModelForCausalLM.from_pretrained({str(to)!r}) and "
-        f"AutoTokenizer open it; python -m 04_gpt2.pretrained verify {to} holds them against this project's model"
+        f"{to} holds {model.config.n_params:,} parameters; transformers.AutoModelForCausalLM and AutoTokenizer open it, and\n"
+        f"python -m 04_gpt2.pretrained verify {shlex.quote(str(to))} holds them against this project's model"
     )
 
 
 def write_tokenizer(folder: Path, tokenizer: BytePairTokenizer, shape: GPTConfig) -> None:
     """Write what `transformers.AutoTokenizer` needs: tokenizer.json and tokenizer_config.json."""
-    tokenizer_json.save(tokenizer, folder / "tokenizer.json")
+    tokenizer_json.save(tokenizer, folder / hub.TOKENIZER)
     about = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
         "model_max_length": shape.block_size,
         "clean_up_tokenization_spaces": False,
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "unk_token": END_OF_TEXT,
+        **{f"{role}_token": END_OF_TEXT for role in ("bos", "eos", "unk", "pad")},
     }
     _write_json(folder / "tokenizer_config.json", about)
 
@@ -108,22 +101,20 @@ def _write_model(folder: Path, model: GPT, tokenizer: BytePairTokenizer) -> None
 
 def _card(folder: Path, title: str, model: GPT, tokenizer: BytePairTokenizer) -> str:
     """The model card: what the model is, what it learned from, how well, how to use it."""
-    settings, shape, step = checkpoint.settings(folder), model.config, checkpoint.step_of(folder)
-    learned = f"{tokenizer.vocab_size:,} ids, " + (
-        "learned from the training part" if settings["tokenizer"] == "bpe" else "GPT-2's own"
-    )
+    settings, state, shape = checkpoint.settings(folder), checkpoint.state(folder), model.config
+    origin = "learned from the training part" if settings["tokenizer"] == "bpe" else "GPT-2's own"
     facts = {
         "parameters": f"{shape.n_params:,}",
         "context": f"{shape.block_size:,} tokens",
         "layers, heads, width": f"{shape.n_layer}, {shape.n_head}, {shape.n_embd}",
         "token table": f"{shape.vocab_size:,} rows (tied to the output head)",
-        "byte-level BPE": learned,
+        "byte-level BPE": f"{tokenizer.vocab_size:,} ids, {origin}",
         "data": f"{Path(settings['data']).name}, its last tenth held out for validation",
-        "SHA-256 of the tokens": checkpoint.state(folder)["data_sha256"],
-        "updates": f"{step:,} of {settings['steps']:,}, {settings['tokens_per_step']:,} tokens each",
+        "SHA-256 of the tokens": state["data_sha256"],
+        "updates": f"{state['step']:,} of {settings['steps']:,}, {settings['tokens_per_step']:,} tokens each",
         "optimizer": f"{settings['optimizer']}, learning rate {settings['lr']:g}, weight decay {settings['weight_decay']:g}",
         "seed": settings["seed"],
-        **_losses(folder, step),
+        **_losses(folder, state["step"], settings["eval_tokens"]),
     }
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
@@ -144,8 +135,8 @@ A language model of GPT-2's architecture, trained from random weights.
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("{title}")
-tokenizer = AutoTokenizer.from_pretrained("{title}")
+model = AutoModelForCausalLM.from_pretrained({title!r})
+tokenizer = AutoTokenizer.from_pretrained({title!r})
 prompt = tokenizer("{END_OF_TEXT}", return_tensors="pt")
 text = model.generate(**prompt, max_new_tokens={min(50, shape.block_size // 2)}, do_sample=True, top_p=0.9)
 print(tokenizer.decode(text[0], skip_special_tokens=True))
@@ -155,16 +146,17 @@ It writes what its training text makes likely, true or not. In a text to be enco
 """
 
 
-def _losses(folder: Path, step: int) -> dict[str, str]:
-    """What the run's metrics.jsonl says of this step; nothing, in words, if the checkpoint lies elsewhere."""
-    metrics = folder.absolute().parents[1] / METRICS
-    if not metrics.is_file():
+def _losses(folder: Path, step: int, eval_tokens: int) -> dict[str, str]:
+    """What the run's metrics.jsonl says of this step; nothing, in words, if the checkpoint does not lie in its run."""
+    metrics = folder.parent.parent / METRICS
+    if folder.parent.name != checkpoint.CHECKPOINTS or not metrics.is_file():
         return {"losses": "not recorded beside this checkpoint"}
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines if line.endswith("}")]  # the last line of a run may be half written
     at: dict[str, Any] = {name: value for record in records if record["step"] == step for name, value in record.items()}
     named = {
         "training loss of its last update": ("loss", "nats per token"),
-        "validation loss, first tokens": ("val_loss", "nats per token"),
+        f"validation loss, first {eval_tokens:,} tokens": ("val_loss", "nats per token"),
         "validation loss, all": ("whole_val_loss", "nats per token"),
         "validation, all": ("whole_val_bits_per_byte", "bits per byte"),
         "counting n-grams, the same text": ("counting_bits_per_byte", "bits per byte"),

@@ -56,6 +56,8 @@ class GenerateConfig:
     def __post_init__(self):
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}; at least 1 is expected")
+        if self.pretrained and self.checkpoint != "runs/shakespeare":
+            raise ValueError("checkpoint and --pretrained both name a model; give one of them")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; at least 0 and below 2**63 is expected")
 
@@ -126,8 +128,14 @@ def generate(
     length; of a longer one the model sees the last block_size tokens. When a text no longer fits, its older half falls out of
     sight and the newer half is read again, as the beginning of a text: GPT-2's position embeddings are absolute, so keys and
     values cannot move. Thus each token is chosen with at least the block_size // 2 tokens before it in sight. The cache is
-    filled anew for all texts then, each from what it has in sight.
+    filled anew for all texts then, each from what it has in sight. Raises ValueError for a prompt that is empty or holds an id
+    that the model does not have.
     """
+    for prompt in prompts:
+        if not prompt or not 0 <= min(prompt) <= max(prompt) < model.config.vocab_size:
+            wrong = [i for i in prompt if not 0 <= i < model.config.vocab_size]
+            what = f"holds the id {wrong[0]}" if wrong else "is empty"
+            raise ValueError(f"a prompt {what}; at least one id from 0 to {model.config.vocab_size - 1} is expected")
     rng = torch.Generator(model.device).manual_seed(seed)
     end = tokenizer.specials[END_OF_TEXT]
     block_size = model.config.block_size

@@ -4,6 +4,7 @@ HF_HOME (where the cache is), HF_ENDPOINT (another server) and HF_HUB_OFFLINE (t
 """
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +22,14 @@ from shared.cli import RunError, UsageError
 CONFIG = "config.json"
 # One of these is the weights, the first that is there; an index names the files over which large ones are spread.
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZER = ("tokenizer.json", "vocab.json", "merges.txt")
+TOKENIZER, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"  # the first, or else the other two
 
 
 class UnreachableError(RunError):
     """The files are not in the cache, and the hub does not answer or may not be asked."""
 
 
-def find(name: str | Path) -> Path:
+def find(name: str | Path, with_tokenizer: bool = False) -> Path:
     """The folder `name`, or else the cache's folder with the files of the hub's model of that name. What the cache holds is
     taken as it is, without asking the hub; the rest is downloaded.
 
@@ -40,12 +41,12 @@ def find(name: str | Path) -> Path:
         raise UsageError(f"{name} is a file; the folder of a model is expected, or its name on Hugging Face's hub")
     folder = _download(str(name), CONFIG).parent
     commit = folder.name  # of all files, should the hub's model change in between
-    found = next((path for file in WEIGHTS if (path := _download_if_there(str(name), file, commit))), None)
-    with suppress(EntryNotFoundError):  # then weight_files says what is missing
-        for file in [shard.name for shard in shards(found)] if found else WEIGHTS[:1]:
-            _download(str(name), file, commit)
-    for file in TOKENIZER:
-        _download_if_there(str(name), file, commit)
+    found = _first(str(name), WEIGHTS, commit)
+    for shard in shards(found) if found else []:
+        with suppress(EntryNotFoundError):  # then weight_files says what is missing
+            _download(str(name), shard.name, commit)
+    if with_tokenizer and _first(str(name), (TOKENIZER, VOCABULARY), commit) == folder / VOCABULARY:
+        _first(str(name), (MERGES,), commit)
     return folder
 
 
@@ -70,14 +71,17 @@ def shards(path: Path) -> list[Path]:
         raise UsageError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from None
 
 
-def _download_if_there(name: str, file: str, commit: str) -> Path | None:
-    """A file of the model, from the cache or the hub; None if the model has no such file, as far as can be known."""
-    if try_to_load_from_cache(name, file, revision=commit) is _CACHED_NO_EXIST:
-        return None
-    try:
-        return _download(name, file, commit)
-    except (EntryNotFoundError, UnreachableError):
-        return None
+def _first(name: str, files: Sequence[str], commit: str) -> Path | None:
+    """The first of `files` that the cache holds, else the first that the hub has; None if the model has none of them."""
+    cached = {file: try_to_load_from_cache(name, file, revision=commit) for file in files}
+    for path in cached.values():
+        if isinstance(path, str):
+            return Path(path)
+    for file in files:
+        if cached[file] is not _CACHED_NO_EXIST:
+            with suppress(EntryNotFoundError):
+                return _download(name, file, commit)
+    return None
 
 
 def _download(name: str, file: str, revision: str = "main") -> Path:
@@ -96,14 +100,17 @@ def _download(name: str, file: str, revision: str = "main") -> Path:
             f"there is no folder {name} here and no public model of that name on {hub}; for a private one run hf auth login"
         ) from None
     except LocalEntryNotFoundError as error:
-        reason = (
-            "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} cannot be reached ({error.__cause__ or error})"
-        )
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} does not serve it ({_said(error)})"
         raise UnreachableError(
-            f"{file} of {name} is not in the cache {cache}, and {reason}; give a local folder, or try again with a network"
+            f"there is no folder {name} here, {file} of a model {name} is not in the cache {cache}, and {reason}; "
+            f"give a folder, or try again with a network"
         ) from None
     except EntryNotFoundError:
         raise
-    except OSError as error:
-        reason = str(error).partition("\n")[0]
-        raise RunError(f"{file} of {name} could not be fetched from {hub}: {reason}; the same command goes on") from None
+    except Exception as error:  # whatever the HTTP library under the hub's own raises when a transfer breaks off
+        raise RunError(f"{file} of {name} could not be fetched from {hub}: {_said(error)}; the same command goes on") from None
+
+
+def _said(error: Exception) -> str:
+    """The first line of what a library's error, or the one behind it, says."""
+    return str(error.__cause__ or error).partition("\n")[0]

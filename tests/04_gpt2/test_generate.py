@@ -153,3 +153,12 @@ def test_wrong_use_gets_one_sentence(finished_run, capsys, argv, said):
     assert generate.main(argv) == 2
     out, err = capsys.readouterr()
     assert err.startswith(f"error: {said}") and err.count("\n") == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "a prompt is empty"), ([3, 999], "holds the id 999"), ([-1], "the id -1")]
+)
+def test_a_prompt_without_ids_or_with_strange_ones_is_refused(prompt, message):
+    net = model.GPT(config.GPTConfig(block_size=8, vocab_size=290, n_layer=1, n_head=2, n_embd=16))
+    with pytest.raises(ValueError, match=rf"{message}; at least one id from 0 to 289 is expected"):
+        generate.sample(net, [[1], prompt], TOKENIZER, generate.Sampling(2), seed=0)

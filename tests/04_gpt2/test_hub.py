@@ -43,17 +43,17 @@ class Hub(BaseHTTPRequestHandler):
         if name == "some/broken" and path.endswith(".safetensors") and self.command == "GET":
             self.answer(500, {}, b"")
             return
-        self.answer(200, headers, file)
+        self.answer(200, headers, file, cut="short" in name and path.endswith(".safetensors"))
 
     do_HEAD = do_GET  # noqa: N815, both names are http.server's
 
-    def answer(self, status, headers, body):
+    def answer(self, status, headers, body, cut=False):
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.wfile.write(body[: len(body) // 2] if cut else body)
 
     def log_message(self, format, *args):
         pass
@@ -73,7 +73,14 @@ def files(tmp_path_factory):
 def server(files):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     whole, parts = files
-    server.models = {"tiny": whole, "some/sharded": parts, "some/broken": whole, "some/llama": {}, "some/gated": {}}
+    server.models = {
+        "tiny": whole,
+        "some/sharded": parts,
+        "some/broken": whole,
+        "some/short": whole,
+        "some/llama": {},
+        "some/gated": {},
+    }
     server.models["some/llama"] = {"config.json": json.dumps({"model_type": "llama"}).encode()}
     server.asked = []
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -106,8 +113,10 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_pat
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tiny, sharded, absent = load("tiny", "some/sharded", "some/llama")
     assert (tiny, sharded) == (PARAMETERS, PARAMETERS) and not server.asked
-    assert absent.startswith("UnreachableError: config.json of some/llama is not in the cache ")
-    assert f"{tmp_path}/home/hub, and HF_HUB_OFFLINE is set; give a local folder" in absent
+    assert absent.startswith(
+        "UnreachableError: there is no folder some/llama here, config.json of a model some/llama is not in"
+    )
+    assert f"{tmp_path}/home/hub, and HF_HUB_OFFLINE is set; give a folder" in absent
 
 
 def test_without_a_server_the_cache_still_serves_and_what_is_not_in_it_is_said(server, load):
@@ -116,15 +125,17 @@ def test_without_a_server_the_cache_still_serves_and_what_is_not_in_it_is_said(s
     server.server_close()
     cached, absent = load("tiny", "some/sharded")
     assert cached == PARAMETERS
-    assert absent.startswith("UnreachableError: config.json of some/sharded is not in the cache ")
-    assert f"http://127.0.0.1:{server.server_port} cannot be reached (" in absent
+    assert absent.startswith("UnreachableError: there is no folder some/sharded here, config.json of a model some/sharded is ")
+    assert f"http://127.0.0.1:{server.server_port} does not serve it (" in absent
 
 
 def test_what_the_hub_refuses_is_one_sentence(server, load):
     hub = f"http://127.0.0.1:{server.server_port}"
-    nothing, gated, no_name, broken, llama = load("nobody/nothing", "some/gated", "runs/a/b", "some/broken", "some/llama")
+    names = ("nobody/nothing", "some/gated", "runs/a/b", "some/broken", "some/short", "some/llama")
+    nothing, gated, no_name, broken, short, llama = load(*names)
     assert nothing.startswith(f"UsageError: there is no folder nobody/nothing here and no public model of that name on {hub}")
     assert gated.startswith(f"UsageError: {hub}/some/gated is only for those whom its owners let in")
     assert no_name.startswith(f"UsageError: runs/a/b is not there, and it is no name of a model on {hub} either")
     assert broken.startswith(f"RunError: model.safetensors of some/broken could not be fetched from {hub}: ")
+    assert short.startswith(f"RunError: model.safetensors of some/short could not be fetched from {hub}: ")
     assert "model_type is 'llama', expected 'gpt2'" in llama

@@ -101,6 +101,12 @@ def test_openais_two_files_open_under_hugging_faces_names(tmp_path, vocabularies
     (tmp_path / "merges.txt").write_text("#version: 0.2\nĠ t\nĠ a\n", encoding="utf-8")
     with pytest.raises(tokenizer.UsageError, match="its ids are not 256 bytes, the merges in order, the special tokens"):
         tokenizer.open_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(tokenizer.UsageError, match=r"is not a tokenizer \(it has no <\|endoftext\|>\)"):
+        tokenizer.open_tokenizer(tmp_path)
+    (tmp_path / "merges.txt").unlink()
+    with pytest.raises(tokenizer.UsageError, match=r"cannot read the tokenizer .*merges\.txt: No such file"):
+        tokenizer.open_tokenizer(tmp_path)
 
 
 def change(path, *keys, value):
@@ -115,7 +121,14 @@ def change(path, *keys, value):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (["normalizer"], {"type": "NFC"}, "it changes the text before it cuts it"),
+        (["normalizer"], {"type": "NFC"}, "it asks for normalizer, which changes texts or ids"),
+        (["truncation"], {"max_length": 3}, "it asks for truncation"),
+        (["model", "dropout"], 0.9, "it asks for dropout"),
+        (["model", "end_of_word_suffix"], "</w>", "it asks for end_of_word_suffix"),
+        (["model", "type"], "WordPiece", "it is more than byte pair encoding and special tokens"),
+        (["post_processor"], {"type": "TemplateProcessing"}, "it adds tokens to every text"),
+        (["added_tokens", 0, "special"], False, "it is more than byte pair encoding and special tokens"),
+        (["model", "vocab", "zzz"], 999, "its ids are not 256 bytes, the merges in order"),
         (["pre_tokenizer"], {"type": "Whitespace"}, "it does not cut the text itself, byte by byte"),
         (["pre_tokenizer", "pretokenizers", 1, "add_prefix_space"], True, "it does not cut the text itself, byte by byte"),
         (["pre_tokenizer", "pretokenizers", 1, "use_regex"], True, "it cuts the text twice"),
@@ -123,7 +136,7 @@ def change(path, *keys, value):
         (["model", "merges"], [["Ġ", "t"]], "its ids are not 256 bytes, the merges in order"),
         (["model", "vocab"], {"a": 0}, "KeyError"),
         (["model"], {"type": "WordPiece"}, "KeyError"),
-        (["added_tokens"], [{"content": END, "id": 7}], "its ids are not 256 bytes, the merges in order"),
+        (["added_tokens", 0, "id"], 7, "its ids are not 256 bytes, the merges in order"),
         (["added_tokens"], 3, "TypeError"),
     ],
 )
@@ -152,6 +165,29 @@ def test_a_pattern_that_hugging_face_reads_differently_is_refused(tmp_path):
         for pattern in (r"\p{N}{1,3}", r"\p{N}{1,3}+")
     ]
     assert [piece for piece, _ in greedy] == ["123", "45"] and [piece for piece, _ in theirs] == ["12345"]
+
+
+@pytest.mark.parametrize("pattern", [r"^\w+|[\s\S]", r"\w+$|[\s\S]"])
+def test_anchors_that_the_engines_read_differently_are_refused(tmp_path, pattern):
+    own = bpe.BytePairTokenizer.train("ab cd\nab cd", 260, pattern)
+    with pytest.raises(ValueError, match=r"which stands for the text's end in one engine and for a line's end in another"):
+        tokenizer_json.save(own, tmp_path / "t.json")
+    inside = bpe.BytePairTokenizer.train("ab cd$\nab cd", 260, r"[^\s$]+|\$|\s")  # in sets, or escaped, they are signs
+    tokenizer_json.save(inside, tmp_path / "t.json")
+    assert tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")).encode("ab$ cd\n^").ids == inside.encode("ab$ cd\n^")
+
+
+def test_special_tokens_must_be_told_from_all_else(tmp_path):
+    for wrong in ("", "\ud800", "a\udcff"):
+        with pytest.raises(ValueError, match="cannot be told in a text: characters are expected, at least one"):
+            bpe.BytePairTokenizer([], specials=[wrong])
+    with pytest.raises(ValueError, match="'b' is a special token and an ordinary one"):
+        tokenizer_json.save(bpe.BytePairTokenizer([], specials=["b"]), tmp_path / "t.json")
+
+
+def test_characters_that_do_not_show_are_told_from_bytes():
+    single = bpe.BytePairTokenizer([], specials=["\u00a0", "\t", "\u200b"])
+    assert [coloured.piece(single, i) for i in (0xA0, 256, 257, 258)] == [r"\xa0", r"\u00a0", r"\t", r"\u200b"]
 
 
 def inspect(capsys, *argv):

@@ -165,6 +165,10 @@ def without(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda found: found | {"transformer.ln_f.bias": torch.zeros(24, dtype=torch.int8)},
+            r"transformer\.ln_f\.bias is of type torch\.int8; floating-point numbers are expected",
+        ),
         (without("transformer.h.2.ln_2.bias"), r"lacks the tensor transformer\.h\.2\.ln_2\.bias; 40 are expected"),
         (without("transformer.wte.weight"), r"lacks the tensor transformer\.wte\.weight; 40 are expected"),
         (lambda found: {}, r"lacks the tensor transformer\.wte\.weight, nor 39 others"),
@@ -218,6 +222,8 @@ def test_another_architecture_is_refused_and_the_difference_named(folder, change
 def test_what_the_configuration_leaves_out_is_gpt2s(folder):
     reconfigure(folder, activation_function=..., layer_norm_epsilon=..., n_inner=96)
     GPT.from_pretrained(folder)
+    reconfigure(folder, activation_function="gelu_pytorch_tanh")  # another name of the same form
+    GPT.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "gpt2"}')
     assert weights.read_shape(folder) == config.GPTConfig()
 
@@ -246,6 +252,8 @@ def test_the_dtype_may_be_chosen(theirs, folder):
     assert torch.equal(ours.transformer.h[1].mlp.c_fc.weight, theirs.transformer.h[1].mlp.c_fc.weight.t())
     idx = torch.randint(61, (1, 20))
     torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=0.2, rtol=0.1)
+    with pytest.raises(cli.UsageError, match=r"torch\.int8 cannot hold weights; torch\.float32"):
+        GPT.from_pretrained(folder, dtype=torch.int8)
 
 
 def test_positions_may_be_cut_but_not_added(theirs, folder):
@@ -280,11 +288,18 @@ def test_padding_changes_no_logit_and_hardly_the_loss(theirs, folder, spread):
 def test_the_tokenizer_beside_the_weights_must_fit_them(folder):
     learned = import_module("04_gpt2.bpe").BytePairTokenizer.train("to be or not to be", 270)
     tokenizer_json.save(learned, folder / "tokenizer.json")
-    with pytest.raises(cli.UsageError, match=r"does not fit its weights: it has 2\d\d ids; <\|endoftext\|> and at most 61"):
+    with pytest.raises(
+        cli.UsageError,
+        match=r"does not fit the weights in .*<\|endoftext\|> and at most 61 ids are expected, and it has 2\d\d",
+    ):
         weights.load_with_tokenizer(folder, torch.device("cpu"))
     GPT2LMHeadModel(GPT2Config(**SHAPE | {"vocab_size": learned.vocab_size})).save_pretrained(folder)
     model, found = weights.load_with_tokenizer(folder, torch.device("cpu"))
     assert (model.config.vocab_size, found.merges) == (learned.vocab_size, learned.merges)
+    learned = import_module("04_gpt2.bpe").BytePairTokenizer(learned.merges, specials=["<s>"])
+    tokenizer_json.save(learned, folder / "tokenizer.json")
+    with pytest.raises(cli.UsageError, match=r"<\|endoftext\|> and at most .* the special tokens \['<s>'\]"):
+        weights.load_with_tokenizer(folder, torch.device("cpu"))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(cli.UsageError, match="cannot read the tokenizer"):
         weights.load_with_tokenizer(folder, torch.device("cpu"))
@@ -322,7 +337,9 @@ print((kilobytes("VmHWM") - before) / size)
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process's peak memory so simply")
 def test_loading_needs_hardly_more_memory_than_the_model(tmp_path):
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=1000, n_embd=512, n_layer=16, n_head=8))  # 207 MB
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=12_000, n_embd=512, n_layer=16, n_head=8)
+    )  # 228 MB, 25 of them in one tensor
     model.save_pretrained(tmp_path)
     GPT2LMHeadModel(GPT2Config(**SHAPE)).save_pretrained(tmp_path / "small")
     done = subprocess.run(
