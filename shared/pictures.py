@@ -19,6 +19,8 @@ FROM_NOTEBOOKS = {
     "two-moons.png": ("01_micrograd/3_training_a_neural_network.ipynb", "the-border-bends"),
     "vowels.png": ("02_makemore/3_multilayer_perceptron.ipynb", "the-vowels-find-each-other"),
     "nonagpt.png": ("03_nanogpt/3_nonagpt.ipynb", "the-whole-model"),
+    "tokens.png": ("04_gpt2/1_tokenization.ipynb", "two-vocabularies"),
+    "weights.png": ("04_gpt2/2_the_model_and_its_weights.ipynb", "where-the-weights-sit"),
     "gradients.png": ("02_makemore/4_activations_gradients_and_normalization.ipynb", "sick-and-mended-gradients"),
 }
 
