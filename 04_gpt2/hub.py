@@ -64,9 +64,9 @@ def shards(path: Path) -> list[Path]:
         return [path]
     try:
         names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError("it names no files beside it")
-        return [path.with_name(name) for name in names]
+        if not names:
+            raise ValueError("it names no files")
+        return [path.with_name(name) for name in names]  # with_name refuses all but the names of files
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from None
 

@@ -16,6 +16,9 @@ time.sleep = lambda seconds: None  # the hub's library waits between its attempt
 from importlib import import_module
 from shared.cli import RunError, UsageError
 hub, GPT = import_module("04_gpt2.hub"), import_module("04_gpt2.model").GPT
+if sys.argv[1] == "--with-tokenizer":
+    print(sorted(path.name for path in hub.find(sys.argv[2], with_tokenizer=True).iterdir()))
+    sys.exit()
 for name in sys.argv[1:]:
     try:
         print(f"{GPT.from_pretrained(name).config.n_params} parameters")
@@ -108,8 +111,11 @@ def load(server, tmp_path, monkeypatch):
 def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_path, monkeypatch):
     assert load("tiny", "some/sharded") == [PARAMETERS, PARAMETERS]
     assert (tmp_path / "home/hub/models--tiny").is_dir()
-    assert [path for path in server.asked if path.endswith("model.safetensors")]
+    [config, *others] = [path for path in dict.fromkeys(server.asked) if path.startswith("/tiny/")]
+    assert config == "/tiny/resolve/main/config.json"  # it names the commit, which all other files are taken from
+    assert others == [f"/tiny/resolve/{'c' * 40}/model.safetensors"]
     server.asked.clear()
+    assert load("tiny", "some/sharded") == [PARAMETERS, PARAMETERS] and not server.asked  # though there is a network
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     tiny, sharded, absent = load("tiny", "some/sharded", "some/llama")
     assert (tiny, sharded) == (PARAMETERS, PARAMETERS) and not server.asked
@@ -117,6 +123,17 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_pat
         "UnreachableError: there is no folder some/llama here, config.json of a model some/llama is not in"
     )
     assert f"{tmp_path}/home/hub, and HF_HUB_OFFLINE is set; give a folder" in absent
+
+
+def test_the_tokenizer_is_fetched_when_it_is_wanted(server, load, monkeypatch):
+    server.models["tiny"] = server.models["tiny"] | {"vocab.json": b"{}", "merges.txt": b"#version"}
+    assert load("--with-tokenizer", "tiny") == ["['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']"]
+    server.asked.clear()
+    assert load("--with-tokenizer", "tiny") == ["['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']"]
+    assert not server.asked  # nor for tokenizer.json, which is known not to be there
+    server.models["some/sharded"] = server.models["some/sharded"] | {"tokenizer.json": b"{}", "vocab.json": b"{}"}
+    [names] = load("--with-tokenizer", "some/sharded")
+    assert "tokenizer.json" in names and "vocab.json" not in names
 
 
 def test_without_a_server_the_cache_still_serves_and_what_is_not_in_it_is_said(server, load):
