@@ -110,7 +110,10 @@ def load_shape(folder: Path) -> GPTConfig:
     try:
         return GPTConfig(**settings(folder)["model"])
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{folder / CONFIG} is not the configuration of a run ({type(error).__name__}: {error})") from None
+        raise UsageError(
+            f"{folder / CONFIG} is not the configuration of a run ({type(error).__name__}: {error}); "
+            f"an exported or published model is opened by --pretrained"
+        ) from None
 
 
 def settings(folder: Path) -> dict[str, Any]:

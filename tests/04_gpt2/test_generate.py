@@ -162,3 +162,20 @@ def test_a_prompt_without_ids_or_with_strange_ones_is_refused(prompt, message):
     net = model.GPT(config.GPTConfig(block_size=8, vocab_size=290, n_layer=1, n_head=2, n_embd=16))
     with pytest.raises(ValueError, match=rf"{message}; at least one id from 0 to 289 is expected"):
         generate.sample(net, [[1], prompt], TOKENIZER, generate.Sampling(2), seed=0)
+
+
+def test_a_special_token_in_the_prompt_is_noted_as_ordinary_text(finished_run, capsys):
+    assert generate.main(["--checkpoint", str(finished_run), "--prompt", "a<|endoftext|>", "--max-new-tokens", "1"]) == 0
+    assert capsys.readouterr().err.startswith("note: <|endoftext|> in the text is read as ordinary characters")
+
+
+def test_a_checkpoint_and_a_published_model_are_not_opened_by_each_others_flag(finished_run, tmp_path, capsys):
+    folder = tmp_path / "hf"
+    assert import_module("04_gpt2.pretrained").main(["export", "--checkpoint", str(finished_run), "--to", str(folder)]) == 0
+    for argv, message in (
+        (["--checkpoint", str(folder)], "an exported or published model is opened by --pretrained"),
+        (["--pretrained", str(finished_run)], "a run of this project is opened by --checkpoint, or exported first"),
+        (["--pretrained", str(folder), "--checkpoint", str(finished_run)], "--checkpoint and --pretrained both name a model"),
+    ):
+        assert generate.main(argv) == 2
+        assert message in capsys.readouterr().err

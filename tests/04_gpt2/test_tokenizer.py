@@ -37,7 +37,7 @@ def vocabularies():
     return {
         "gpt2": tokenizer.gpt2_tokenizer(),
         "learned": bpe.BytePairTokenizer.train([plays, code], 700),
-        "gpt4": bpe.BytePairTokenizer.train([plays, code], 700, bpe.GPT4_PATTERN, specials=[END, "<|user|>"]),
+        "gpt4": bpe.BytePairTokenizer.train([plays, code], 700, bpe.GPT4_PATTERN, specials=["<|user|>", END]),
         "own": bpe.BytePairTokenizer.train(plays, 500, r"\w+|\W"),
     }
 
@@ -198,11 +198,11 @@ def inspect(capsys, *argv):
 def test_inspect_shows_every_token_with_its_id_and_bytes(capsys):
     out = inspect(capsys, "Hello I'm a language model, 你").out
     first, _, *rows = out.splitlines()
-    assert first == r"Hello| I|'m| a| language| model|,| |\xe4\xbd|\xa0"
+    assert first == r"Hello· I·'m· a· language· model·,· ·\xe4\xbd·\xa0"
     table = [re.split(r"  +", row.strip()) for row in rows[1:-2]]
     assert [int(row[0]) for row in table] == tiktoken_gpt2().encode_ordinary("Hello I'm a language model, 你")
     assert b"".join(bytes.fromhex(row[1]) for row in table).decode() == "Hello I'm a language model, 你"
-    assert table[0][2] == '"Hello"' and rows[-1] == "10 tokens, 31 bytes, 3.10 bytes a token"
+    assert table[0][2] == '"Hello"' and rows[-1] == "tokens: 10, bytes: 31, bytes a token: 3.10"
 
 
 def tiktoken_gpt2():
@@ -267,6 +267,7 @@ def test_a_special_token_in_the_text_is_ordinary_unless_it_is_asked_for(capsys):
 def test_inspect_takes_the_tokenizer_of_a_run(finished_run, capsys):
     file = next(finished_run.rglob("tokenizer.json"))
     out = inspect(capsys, "ROMEO:", "--tokenizer", str(file)).out
+    assert inspect(capsys, "ROMEO:", "--tokenizer", str(finished_run)).out == out  # the newest checkpoint's; all are alike
     ids = bpe.BytePairTokenizer.load(file).encode("ROMEO:")
     assert [int(i) for i in re.findall(r"^ +(\d+)  ", out, re.MULTILINE)] == ids
 
