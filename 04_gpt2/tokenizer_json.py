@@ -12,11 +12,10 @@ from typing import Any
 
 from .bpe import BYTE_OF, END_OF_TEXT, GPT2_PATTERN, VISIBLE, BytePairTokenizer
 
-# Parts of a tokenizer.json that byte pair encoding as in GPT-2 does not have.
+# Parts of a tokenizer.json that byte pair encoding as in GPT-2 does not have. (Where it cuts or fills up long and short texts,
+# as some files ask, is not a matter of the vocabulary; transformers leaves that to the caller too.)
 CHANGING = (
     "normalizer",
-    "truncation",
-    "padding",
     "dropout",
     "continuing_subword_prefix",
     "end_of_word_suffix",

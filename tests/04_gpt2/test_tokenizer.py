@@ -122,7 +122,6 @@ def change(path, *keys, value):
     ("keys", "value", "message"),
     [
         (["normalizer"], {"type": "NFC"}, "it asks for normalizer, which changes texts or ids"),
-        (["truncation"], {"max_length": 3}, "it asks for truncation"),
         (["model", "dropout"], 0.9, "it asks for dropout"),
         (["model", "end_of_word_suffix"], "</w>", "it asks for end_of_word_suffix"),
         (["model", "type"], "WordPiece", "it is more than byte pair encoding and special tokens"),
