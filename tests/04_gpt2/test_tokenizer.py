@@ -27,7 +27,7 @@ ODD = ["a", "B", "ſ", "İ", "ß", " ", "  ", "\n", "\r\n", "\t", "12", "3", "'s
 ODD += ["\u2003", "\x1c", "\x85", ".", "!?", "_", "😀", "٣", "Ⅷ", "²", "\u200b", "def ", "the"]
 TEXTS = st.one_of(
     st.text(st.characters(exclude_categories=["Cs", "Cn"]), max_size=100), st.lists(st.sampled_from(ODD)).map("".join)
-)
+).filter(lambda text: "<|" not in text)  # special tokens, which Hugging Face finds in texts, are tested by themselves
 
 
 @pytest.fixture(scope="module")
