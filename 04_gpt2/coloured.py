@@ -2,7 +2,6 @@
 
 import html
 import os
-import sys
 from collections.abc import Iterable
 from typing import TextIO
 
@@ -55,6 +54,6 @@ def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}" if is_latin else character.encode("unicode_escape").decode()
 
 
-def shows_colours(stream: TextIO = sys.stdout) -> bool:
+def shows_colours(stream: TextIO) -> bool:
     """Whether to colour: on a terminal, unless the user has set NO_COLOR (no-color.org)."""
     return stream.isatty() and not os.environ.get("NO_COLOR")
