@@ -14,11 +14,12 @@ from shared import ngrams
 
 from . import train
 from .config import PRESETS, TrainConfig
-from .data import TokenData, load_text, split
 from .evaluate import Score
+from .loader import Loader
 from .model import GPT
 from .optim import cosine_with_warmup
 from .run import Run
+from .token_data import TokenData, load_text, split
 
 PEER_STEPS = 2000
 
@@ -78,9 +79,9 @@ class Stopwatch(Run):
         self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
         self._spent, self._since = 0.0, time.process_time()
 
-    def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> int:
+    def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> int:
         self._spent = time.process_time() - self._since
-        return super().restore(model, optimizer, data)
+        return super().restore(model, optimizer, data, loader)
 
     def step(self, step: int, loss: float, lr: float, grad_norm: float, tokens_per_second: float) -> None:
         super().step(step, loss, lr, grad_norm, tokens_per_second)
@@ -91,8 +92,8 @@ class Stopwatch(Run):
         super().validation(step, score, sample)
         self.curve.append((self._spent, score.bits_per_byte))
 
-    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData) -> None:
-        super().save(step, model, optimizer, data)
+    def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> None:
+        super().save(step, model, optimizer, data, loader)
         self._since = time.process_time()
 
 

@@ -22,9 +22,9 @@ from shared.devices import random_state, set_random_state
 
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig, TrainConfig
-from .data import TokenData
 from .model import GPT, TIED
 from .sealed import PARTIAL, SUMS, remove, sealed, verify
+from .token_data import TokenData
 
 CHECKPOINTS = "checkpoints"
 MODEL_FILES = CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors"

@@ -12,6 +12,7 @@ from shared.cli import UsageError
 from shared.devices import DeviceName, DtypeName
 
 FINEWEB = Path("data/fineweb-edu")
+OrderName = Literal["windows", "shards"]
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,15 @@ class TrainConfig:
     """A whole training run. Raises ValueError if the numbers do not fit together."""
 
     preset: Annotated[str, "named set of defaults for all other flags"]
-    data: Annotated[str, "shakespeare, tinyshakespeare, or a UTF-8 text FILE; its last tenth is for validation"]
-    tokenizer: Annotated[Literal["bpe", "gpt2"], "bpe learns vocab-size tokens from the training part; gpt2 is GPT-2's"]
+    data: Annotated[
+        str,
+        "shakespeare, tinyshakespeare, a UTF-8 text FILE, whose last tenth is for validation, or a FOLDER of token shards "
+        "(python -m 04_gpt2.data)",
+    ]
+    tokenizer: Annotated[
+        Literal["bpe", "gpt2"],
+        "of a text: bpe learns vocab-size tokens from the training part; gpt2 is GPT-2's; token shards have their own",
+    ]
     model: GPTConfig
     steps: Annotated[int, "optimizer updates"]
     tokens_per_step: Annotated[int, "tokens in one update, over all its micro-batches"]
@@ -60,6 +68,10 @@ class TrainConfig:
     warmup_steps: Annotated[int, "updates over which the learning rate rises to its highest"]
     eval_every: Annotated[int, "updates between two validations; each also saves a checkpoint and writes a sample"]
     eval_tokens: Annotated[int, "validation tokens scored each time, always the same first ones; the end scores all"]
+    order: Annotated[
+        OrderName,
+        "windows: of all shards in one random order, for local disks; shards: shard after shard, for disks across a network",
+    ] = "windows"
     dtype: Annotated[DtypeName, "number format of the matrix products; auto takes bfloat16 where it is fast"] = "auto"
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto compiles on cuda"] = "auto"

@@ -1,72 +1,242 @@
-"""A text becomes two arrays of tokens: the first nine tenths to learn from, the last tenth to be judged by."""
+"""Prepare token shards for training, check them, join those of many machines.
 
-import hashlib
+Run it: python -m 04_gpt2.data --source shakespeare --to data/shakespeare
+"""
+
 import os
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
-from shared import corpora
-from shared.cli import UsageError
+from shared.cli import RunError, UsageError, command, duration, parse, stop_between_steps
 
-from .bpe import END_OF_TEXT, BytePairTokenizer
-from .tokenizer import choose_tokenizer
+from .preparation import Task, Told, describe, merge, prepare
+from .sealed import digest_of
+from .shards import MANIFEST, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths
+from .sources import NAMES, open_source
+from .tokenizer import gpt2_tokenizer, open_tokenizer
 
-TEXTS = {"shakespeare": corpora.shakespeare, "tinyshakespeare": corpora.tinyshakespeare}
-
-Tokens = NDArray[Any]  # (N,) uint16, or uint32 for vocabularies beyond 65,536
+LOG_SECONDS = 60  # between two lines, where there is no terminal for a progress bar
 
 
 @dataclass(frozen=True)
-class TokenData:
-    """What a run learns from. Both token arrays begin with <|endoftext|>, so that the text's first token is predicted too."""
+class DataConfig:
+    """What `python -m 04_gpt2.data` does."""
 
-    tokenizer: BytePairTokenizer
-    train: Tokens
-    val: Tokens
-    text: str
+    what: Annotated[
+        Literal["prepare", "verify", "merge"],
+        "prepare: a source's documents become shards; verify: each shard of FOLDER is as it was written; "
+        "merge: the parts that tasks have left in FOLDER become one",
+    ] = "prepare"
+    folder: Annotated[str, "of shards, for verify and merge"] = ""
+    source: Annotated[
+        str,
+        f"{', '.join(NAMES)}, a text FILE, a FOLDER of parquet files or JSON lines, or the name of a data set on "
+        "Hugging Face's hub",
+    ] = ""
+    to: Annotated[str, "folder that is filled"] = ""
+    subset: Annotated[str, "of a data set on the hub, or of a folder with the hub's layout; fineweb-edu: sample-10BT"] = ""
+    split: Annotated[str, "of a data set on the hub, or of a folder with a --subset"] = "train"
+    revision: Annotated[str, "of a data set on the hub: branch, tag or commit; left out, the newest"] = ""
+    column: Annotated[str, "that holds the documents' text"] = "text"
+    download: Annotated[bool, "fetch a data set of the hub into the cache before beginning; otherwise it is streamed"] = False
+    tokenizer: Annotated[str, "gpt2, a run's folder, or a tokenizer.json, of at most 65,536 ids"] = "gpt2"
+    val_share: Annotated[float, "share of the documents that are for validation, chosen by a hash of their text"] = 0.01
+    shard_tokens: Annotated[int, "tokens in each shard but the last"] = 100_000_000
+    workers: Annotated[int, "processes that tokenise; 0 takes one for each core"] = 0
+    task: Annotated[str, "i/N: do the i-th of N parts (1/N to N/N), for merge to join"] = ""
+    overwrite: Annotated[bool, "replace the shards that the folder holds"] = False
+    quiet: Annotated[bool, "print nothing but errors"] = False
 
-    @cached_property
-    def sha256(self) -> str:
-        """Digest of all tokens: a run that goes on must find the same ones."""
-        digest = hashlib.sha256()
-        for tokens in (self.train, self.val):
-            digest.update(tokens.astype("<u4").tobytes())
-        return digest.hexdigest()
-
-
-def prepare(text: str, tokenizer_kind: str, vocab_size: int) -> TokenData:
-    """Split the text, learn the tokenizer from its training part (or take GPT-2's), encode both parts.
-
-    Raises UsageError for a text or a vocabulary that cannot be used.
-    """
-    train_text, val_text = split(text)
-    tokenizer = choose_tokenizer(tokenizer_kind, train_text, vocab_size)
-    return TokenData(tokenizer, tokenise(train_text, tokenizer), tokenise(val_text, tokenizer), text)
-
-
-def load_text(source: str) -> str:
-    """The text called `source`, or the text of the file at that path. Raises UsageError if there is neither."""
-    if source not in TEXTS and not os.path.lexists(source):
-        raise UsageError(f"--data {source} is not there; give {', '.join(TEXTS)} or the path of a UTF-8 text file")
-    return TEXTS[source]() if source in TEXTS else corpora.read_text(source)
-
-
-def split(text: str, val_share: float = 0.1) -> tuple[str, str]:
-    """The first and the last part of `text`, cut by bytes (at the next whole character). Raises UsageError if one is empty."""
-    raw = text.encode("utf-8")
-    cut = int(len(raw) * (1 - val_share))
-    while cut < len(raw) and raw[cut] & 0xC0 == 0x80:  # inside a character
-        cut += 1
-    if not 0 < cut < len(raw):
-        raise UsageError(f"a text of {len(raw)} bytes is too short to be split into training and validation")
-    return raw[:cut].decode("utf-8"), raw[cut:].decode("utf-8")
+    def __post_init__(self):
+        if not 0 <= self.val_share < 1:
+            raise ValueError(f"val_share is {self.val_share}; a share of at least 0 and below 1 is expected")
+        if not 1 <= self.shard_tokens < 2**31:
+            raise ValueError(f"shard_tokens is {self.shard_tokens}; 1 to {2**31 - 1}, what the header can say, is expected")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; a number of at least 0 is expected")
 
 
-def tokenise(document: str, tokenizer: BytePairTokenizer) -> Tokens:
-    """<|endoftext|> and the document's ids as one array (N,). The marker's text inside a document is ordinary text."""
-    ids = [tokenizer.specials[END_OF_TEXT], *tokenizer.tiktoken_encoding.encode_ordinary(document)]
-    return np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare, verify or merge."""
+    config = parse(
+        DataConfig(),
+        argv,
+        prog="python -m 04_gpt2.data",
+        description="Turn documents into token shards that training reads; check them, join them.",
+        examples=[
+            "python -m 04_gpt2.data --source fineweb-edu --to data/fineweb-edu",
+            "python -m 04_gpt2.data --source my-parquet-files --to data/mine",
+            "python -m 04_gpt2.data --source fineweb-edu --to data/fineweb-edu --task 3/14",
+            "python -m 04_gpt2.data merge data/fineweb-edu",
+            "python -m 04_gpt2.data verify data/fineweb-edu",
+        ],
+        positional="[what] [folder]",
+    )
+    if config.what == "prepare":
+        return _prepare(config)
+    if config.source or config.to or not config.folder:
+        raise UsageError(
+            f"{config.what} takes a folder of shards and nothing else: python -m 04_gpt2.data {config.what} FOLDER"
+        )
+    if not Path(config.folder).is_dir():
+        raise UsageError(f"{config.folder} is not a folder; one that holds token shards is expected")
+    if config.what == "verify":
+        verify(Path(config.folder), config.quiet)
+        return 0
+    merge(Path(config.folder), lambda name: None if config.quiet else print(f"{name} joined", flush=True))
+    if not config.quiet:
+        print(f"{summary(Path(config.folder))}; the folders part-... are not needed any more")
+    return 0
+
+
+def verify(folder: Path, quiet: bool = False) -> None:
+    """Check each shard against the manifest (where there is one) and its ids against the vocabulary. Raises RunError if some
+    are not as they were written, UsageError if the folder holds no shards."""
+    manifest = Manifest.load(folder) if (folder / MANIFEST).exists() else None
+    digests, vocab_size = {}, gpt2_tokenizer().vocab_size
+    if manifest:
+        paths, vocab_size = [folder / entry.name for entry in manifest.shards], manifest.settings["tokenizer"]["vocab_size"]
+        digests = {entry.name: entry.sha256 for entry in manifest.shards}
+    else:
+        paths, vocab_size, digests = (
+            [path for found in shard_paths(folder).values() for path in found],
+            gpt2_tokenizer().vocab_size,
+            {},
+        )
+    bad, total = [], 0
+    for path in paths:
+        try:
+            n_tokens = count_tokens(path)
+            if manifest and digest_of(path) != digests[path.name]:
+                raise UsageError(f"{path} was altered: its SHA-256 is not the one in {MANIFEST}; fetch or prepare it again")
+            for tokens in read_tokens(path):
+                require_ids_below(vocab_size, tokens, path)
+            total += n_tokens
+            said = (
+                f"{path.name}: {n_tokens:,} tokens, as they were written" if manifest else f"{path.name}: {n_tokens:,} tokens"
+            )
+        except UsageError as error:
+            bad.append(path)
+            said = str(error)
+        if not quiet:
+            print(said, flush=True)
+    if bad:
+        raise RunError(f"{len(bad)} of {len(paths)} shards in {folder} cannot be used: {', '.join(path.name for path in bad)}")
+    if not quiet:
+        digests_said = "" if manifest else f"; there is no {MANIFEST}, so that only form and ids were checked"
+        print(f"all {len(paths)} shards are good, {total:,} tokens{digests_said}")
+
+
+def summary(folder: Path) -> str:
+    """What a finished folder holds, in words."""
+    manifest = Manifest.load(folder)
+    said = []
+    for split, n_documents in manifest.documents.items():
+        shards = manifest.of(split)
+        n_tokens = sum(entry.tokens for entry in shards)
+        said.append(f"{split}: {n_tokens:,} tokens of {n_documents:,} documents in {len(shards)} shards")
+    left_out = f"; {manifest.without_text:,} rows had no text" if manifest.without_text else ""
+    return f"{folder} is finished: {', '.join(said)}{left_out}"
+
+
+def parse_task(text: str) -> Task:
+    """The task that "3/14" means. Raises UsageError if it is none."""
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--task {text} is not one of 1/N, 2/N, ... N/N")
+    return Task(int(index), int(count))
+
+
+def _prepare(config: DataConfig) -> int:
+    if not (config.source and config.to) or config.folder:
+        raise UsageError("--source and --to are needed: what is to become tokens, and the folder for them")
+    tokenizer = open_tokenizer(config.tokenizer)
+    if tokenizer.vocab_size > 2**16:
+        raise UsageError(
+            f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size:,} ids; a shard's uint16 has room for 65,536"
+        )
+    task = parse_task(config.task) if config.task else Task()
+    folder = task.folder(Path(config.to))
+    source = open_source(config.source, config.subset, config.split, config.revision, config.column, config.download)
+    if task.count > len(source.files):
+        raise UsageError(
+            f"--task {config.task}: {config.source} has {len(source.files)} files; at most that many tasks can share it"
+        )
+    settings = {
+        "source": source.description,
+        "tokenizer": describe(tokenizer, config.tokenizer if config.tokenizer == "gpt2" else "of its own"),
+        "val_share": config.val_share,
+        "shard_tokens": config.shard_tokens,
+    }
+    if task.count > 1:
+        settings["task"] = config.task
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with Report(config.quiet) as report, stop_between_steps() as stop_asked:
+        stopped_by = prepare(
+            source,
+            tokenizer,
+            folder,
+            settings,
+            task=task,
+            workers=config.workers or n_cores,
+            overwrite=config.overwrite,
+            stop_asked=stop_asked,
+            tell=report.tell,
+        )
+        if stopped_by:
+            report.say("stopped and saved; the same command goes on from there")
+            return 128 + stopped_by
+        report.say(summary(folder))
+    return 0
+
+
+class Report:
+    """Tokens per second and time left: a bar on a terminal; elsewhere a line for each shard, and one a minute."""
+
+    def __init__(self, quiet: bool):
+        self._quiet, self._tokens, self._first_share = quiet, 0, None
+        self._started = self._said = time.perf_counter()
+        self._bar = tqdm(
+            unit=" tokens", unit_scale=True, dynamic_ncols=True, leave=False, disable=quiet or not sys.stderr.isatty()
+        )
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        if not self._quiet:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def tell(self, told: Told) -> None:
+        """Report a piece that has been written."""
+        seconds = time.perf_counter() - self._started
+        self._tokens += told.tokens
+        self._bar.update(told.tokens)
+        where = told.file
+        if told.share is not None:
+            self._first_share = told.share if self._first_share is None else self._first_share
+            gained = told.share - self._first_share
+            where = f"{told.share:.1%} read" + (f", {duration(seconds * (1 - told.share) / gained)} left" if gained else "")
+        self._bar.set_postfix_str(where, refresh=False)
+        numbers = f"{self._tokens / seconds:,.0f} tokens/s, {where}"
+        for name in told.finished:
+            self.say(f"{name} finished; {numbers}")
+        if self._bar.disable and time.perf_counter() - self._said > LOG_SECONDS:
+            self.say(f"{self._tokens:,} tokens; {numbers}")
+            self._said = time.perf_counter()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from shared import ngrams
 from shared.plotting import BLUE, ORANGE, new_figure, save_figure
 
 from .bpe import BytePairTokenizer
-from .data import TokenData, Tokens, split
+from .loader import Tokens
 from .model import GPT, evaluation_mode
+from .token_data import split
 
 METRICS, PICTURE = "metrics.jsonl", "loss.png"
 
@@ -40,28 +42,26 @@ def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: 
 
     Losses are added up token by token in float64, so the result depends on neither `rows` (windows at a time) nor devices.
     """
-    ids = torch.from_numpy(tokens[: None if max_tokens is None else max_tokens + 1].astype("int64"))
     T = model.config.block_size
-    n_full = (len(ids) - 1) // T * T  # tokens in whole windows; the last window may be shorter
-    inputs = [*ids[:n_full].view(-1, T).split(rows), ids[n_full:-1].view(1, -1)]
-    targets = [*ids[1 : n_full + 1].view(-1, T).split(rows), ids[n_full + 1 :].view(1, -1)]
-    nats = 0.0
-    with evaluation_mode(model):
-        for x, y in zip(inputs, targets, strict=True):
-            if x.numel() == 0:
-                continue
-            logits, _ = model(x.to(model.device))  # (rows, T, V)
-            losses = F.cross_entropy(logits.flatten(0, 1).float(), y.to(model.device).flatten(), reduction="none")
-            nats += losses.cpu().double().sum().item()  # MPS has no float64
-    n_tokens = len(ids) - 1
+    n_tokens = min(len(tokens) - 1, max_tokens or len(tokens))
+    n_full = n_tokens // T * T  # in whole windows; the last window may be shorter
+    firsts = [*range(0, n_full, rows * T), *([n_full] if n_full < n_tokens else [])]
     byte_lengths = np.array([len(token) for token in tokenizer.tokens] + [0] * len(tokenizer.specials))
-    n_bytes = int(byte_lengths[ids[1:].numpy()].sum())
+    nats, n_bytes = 0.0, 0
+    with evaluation_mode(model):
+        for first, end in pairwise([*firsts, n_tokens]):
+            ids = torch.from_numpy(tokens[first : end + 1].astype(np.int64))
+            x, y = (part.view(-1, min(T, end - first)).to(model.device) for part in (ids[:-1], ids[1:]))
+            logits, _ = model(x)  # (rows, T, V)
+            losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
+            nats += losses.cpu().double().sum().item()  # MPS has no float64
+            n_bytes += int(byte_lengths[ids[1:].numpy()].sum())
     return Score(nats / n_tokens, nats / math.log(2) / n_bytes, n_tokens, n_bytes)
 
 
-def count_n_grams(data: TokenData, of: Score) -> Score:
-    """What n-grams of bytes, counted in the training part, make of the validation part that the score `of` is about."""
-    train_text, val_text = split(data.text)
+def count_n_grams(text: str, of: Score) -> Score:
+    """What n-grams of bytes, counted in a text's training part, make of the validation part that the score `of` is about."""
+    train_text, val_text = split(text)
     bits_per_byte = ngrams.bits_per_byte(train_text.encode(), val_text.encode())
     return replace(of, nats_per_token=bits_per_byte * math.log(2) * of.n_bytes / of.n_tokens, bits_per_byte=bits_per_byte)
 

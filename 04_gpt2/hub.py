@@ -1,4 +1,5 @@
 """Where a published model's files lie: a folder on this machine, or Hugging Face's hub and the cache that its library keeps.
+And which commit of a published data set is meant.
 
 HF_HOME (where the cache is), HF_ENDPOINT (another server) and HF_HUB_OFFLINE (the cache only) are honoured, as everywhere.
 """
@@ -8,13 +9,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import _CACHED_NO_EXIST, HfApi, constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from shared.cli import RunError, UsageError
@@ -69,6 +71,37 @@ def shards(path: Path) -> list[Path]:
         return [path.with_name(name) for name in names]  # with_name refuses all but the names of files
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{path} is not an index of weights ({type(error).__name__}: {error})") from None
+
+
+def commit_of(dataset: str, revision: str = "") -> str:
+    """The commit that `revision` of a data set on the hub stands for now, the newest one if it is empty; without a network,
+    where HF_HUB_OFFLINE says that the cache is to be used, `revision` itself.
+
+    Raises UsageError if there is no such data set or revision, UnreachableError if that cannot be known.
+    """
+    hub = constants.ENDPOINT
+    if constants.HF_HUB_OFFLINE:
+        return revision or "main"
+    try:
+        return str(HfApi(endpoint=hub).dataset_info(dataset, revision=revision or None, timeout=30).sha)
+    except HFValidationError:
+        raise UsageError(f"{dataset} is not there, and it is no name of a data set on {hub} either") from None
+    except GatedRepoError:
+        raise UsageError(
+            f"{hub}/datasets/{dataset} is only for those whom its owners let in: ask there, then run hf auth login"
+        ) from None
+    except RevisionNotFoundError:
+        raise UsageError(f"the data set {dataset} on {hub} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise UsageError(
+            f"there is no file or folder {dataset} here and no public data set of that name on {hub}; "
+            f"for a private one run hf auth login"
+        ) from None
+    except Exception as error:  # whatever the HTTP library raises
+        raise UnreachableError(
+            f"the data set {dataset} cannot be had: {hub} does not answer ({_said(error)}); try again with a network, "
+            f"or fetch it elsewhere and give its folder: --source FOLDER"
+        ) from None
 
 
 def _first(name: str, files: Sequence[str], commit: str) -> Path | None:

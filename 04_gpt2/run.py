@@ -7,24 +7,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from shared.cli import RunError, UsageError, silence_stdout
+from shared.cli import RunError, UsageError, duration, silence_stdout
 from shared.devices import choose_device, choose_dtype
 
 from . import checkpoint
 from .checkpoint import CHECKPOINTS
 from .config import TrainConfig
-from .data import TokenData
 from .evaluate import METRICS, PICTURE, Score
+from .loader import Loader
 from .model import GPT
-from .sealed import flush, make_folder
-
-if sys.platform != "win32":
-    import fcntl
+from .sealed import flush, locked, make_folder
+from .token_data import TokenData
 
 SAMPLES = "samples.txt"
 CONTENT = {
@@ -94,7 +92,7 @@ class Run:
             (self.folder / SAMPLES).open("ab").close()
         except OSError as error:
             raise UsageError(f"cannot write into the folder {self.folder}: {error.strerror}") from None
-        if not _locked(self._lock):
+        if not locked(self._lock):
             raise UsageError(f"another process is training in {self.folder}; wait for it or name another --run")
         if self._look() != self.resumes_from:
             raise UsageError(f"another process has trained in {self.folder} meanwhile; give the command again")
@@ -106,7 +104,7 @@ class Run:
         self._bar.close()
         self._lock.close()
 
-    def restore(self, model: GPT, optimizer: Optimizer, data: TokenData) -> int:
+    def restore(self, model: GPT, optimizer: Optimizer, data: TokenData, loader: Loader) -> int:
         """Bring all back to where the checkpoint was made, the logs too -> the number of updates done.
 
         A run that begins finds an empty folder: what is to be overwritten is removed. Raises UsageError as
@@ -119,21 +117,24 @@ class Run:
                     shutil.rmtree(path)
             (self.folder / PICTURE).unlink(missing_ok=True)
         else:
-            self.steps_done, log_sizes = checkpoint.restore(self.resumes_from, model, optimizer, data)
+            self.steps_done, notes = checkpoint.restore(self.resumes_from, model, optimizer, data)
+            log_sizes = notes["log_sizes"]
+            loader.load_state(notes["loader"])
         for name, size in log_sizes.items():
             if (self.folder / name).stat().st_size > size:
                 os.truncate(self.folder / name, size)
         self._bar.initial = self._bar.n = self.steps_done
         return self.steps_done
 
-    def save(self, step: int, model: GPT, optimizer: Optimizer, data: TokenData) -> None:
+    def save(self, step: int, model: GPT, optimizer: Optimizer, data: TokenData, loader: Loader) -> None:
         """Add a checkpoint of the state after `step` updates. Raises RunError if it cannot be written."""
         log_sizes = {}
         for path in (self.folder / METRICS, self.folder / SAMPLES):
             path.touch()  # somebody may have removed it
             flush(path)
             log_sizes[path.name] = path.stat().st_size
-        checkpoint.save(self.config, step, model, optimizer, data, log_sizes)
+        notes = {"log_sizes": log_sizes, "loader": loader.state()}
+        checkpoint.save(self.config, step, model, optimizer, data, notes)
 
     def say(self, text: str) -> None:
         """A line for the reader, above the progress bar if there is one. If the reader has left, that is noted instead."""
@@ -186,28 +187,7 @@ class Run:
             ) from None
 
 
-def duration(seconds: float) -> str:
-    """A length of time as a reader would say it: 40 s, 6 min, 3 h, 5 days."""
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
 def _before_first_checkpoint(metrics: str, samples: str) -> bool:
     """Whether the logs hold no more than a run writes before its first checkpoint, so that nothing is lost with them."""
     first = '{"step": 0, "val_loss": '
     return metrics.count("\n") <= 1 and first.startswith(metrics[: len(first)]) and (metrics != "" or samples == "")
-
-
-def _locked(file: BinaryIO) -> bool:
-    """Lock `file` for this process until it ends, however that happens. False if another process holds it."""
-    if sys.platform == "win32":
-        return True  # has no such lock
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # some network file systems have no locks
-        return True
-    return True

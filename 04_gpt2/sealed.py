@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, and that tell when a byte of them has changed since they were written.
+"""Files and folders that are whole or absent, and folders that tell when a byte of them has changed since.
 
 Checkpoints are such folders. The file SHA256SUMS in each holds the digests of all others, in the format of the command
 sha256sum, so that `sha256sum -c SHA256SUMS` checks them too.
@@ -7,9 +7,14 @@ sha256sum, so that `sha256sum -c SHA256SUMS` checks them too.
 import hashlib
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 SUMS = "SHA256SUMS"
 PARTIAL = ".partial"  # ends the name of a folder that is being written or removed
@@ -26,7 +31,7 @@ def sealed(folder: Path) -> Iterator[Path]:
     make_folder(partial)
     try:
         yield partial
-        (partial / SUMS).write_bytes(_lines({path.name: _digest(path) for path in partial.iterdir()}))
+        (partial / SUMS).write_bytes(_lines({path.name: digest_of(path) for path in partial.iterdir()}))
         for path in (*partial.iterdir(), partial):
             flush(path)
         partial.rename(folder)
@@ -49,7 +54,7 @@ def verify(folder: Path, names: Iterable[str]) -> None:
         if name not in digests:
             raise ValueError(f"{folder / SUMS} was cut off or altered: it does not name {name}")
         try:
-            digest = _digest(folder / name)
+            digest = digest_of(folder / name)
         except OSError as error:
             raise ValueError(f"{folder / name} cannot be read: {error.strerror}") from None
         if digest != digests[name]:
@@ -69,6 +74,34 @@ def make_folder(folder: Path) -> None:
         flush(path.parent)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is at any moment the old one or the new one, whole."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_bytes(content)
+    flush(partial)
+    partial.replace(path)
+    flush(path.parent)
+
+
+def locked(file: BinaryIO | int) -> bool:
+    """Lock an open file or folder for this process until it ends, however that happens. False if another process holds it."""
+    if sys.platform == "win32":
+        return True  # has no such lock
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems have no locks
+        return True
+    return True
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def flush(path: Path) -> None:
     """Have the operating system send a file, or a folder's list of names, to the disk."""
     if path.is_dir() and os.name == "nt":
@@ -78,11 +111,6 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _lines(digests: dict[str, str]) -> bytes:

@@ -20,18 +20,19 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
 from shared import ngrams
-from shared.cli import RunError, UsageError, command, first_values, parse, stop_between_steps
+from shared.cli import RunError, UsageError, command, duration, first_values, parse, stop_between_steps
 from shared.devices import choose_device, choose_dtype, describe, seed_everything, use_deterministic_kernels
 
+from .bpe import END_OF_TEXT
 from .checkpoint import newest_in_words
 from .config import FINEWEB, PRESETS, TrainConfig, choose_preset
-from .data import TEXTS, TokenData, load_text, prepare
 from .evaluate import count_n_grams, draw_loss, known_word_share, score
 from .generate import Sampling, sample
 from .loader import Loader
 from .model import GPT
 from .optim import cosine_with_warmup, make_optimizer, set_lr
-from .run import CONTENT, Run, duration
+from .run import CONTENT, Run
+from .token_data import TEXTS, TokenData, open_data, prepare
 from .trial import Forward, build, compile_if_asked
 
 SHORT_SAMPLE = Sampling(max_new_tokens=80)  # at each validation
@@ -69,25 +70,25 @@ def start(run: Run, reason: str) -> int:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for the products that stay in float32
     dtype = choose_dtype(config.dtype, device)
-    text = load_text(config.data)
-    n_bytes, block_size = len(text.encode()), config.model.block_size
-    if block_size > n_bytes:
-        raise UsageError(f"--block-size {block_size} is too long for {config.data}, which has {n_bytes:,} bytes")
+    opened = open_data(config.data, config.model, read_ahead=config.order == "shards")
     seed_everything(config.seed)
     model, seconds = build(config, device, dtype)
     run.say(announcement(config, reason, device, seconds, run))
     forward = compile_if_asked(model, config, dtype)
 
-    run.say(f"turning {config.data} into tokens")
-    data = prepare(text, config.tokenizer, config.model.vocab_size)
+    if isinstance(opened, str):
+        run.say(f"turning {config.data} into tokens")
+        opened = prepare(opened, config.tokenizer, config.model.vocab_size)
+    data, block_size = opened, config.model.block_size
     try:
-        loader = Loader(data.train, config.batch_size, block_size, config.seed)
+        loader = Loader(data.train, config.batch_size, block_size, config.seed, order=config.order, device=device)
     except ValueError as error:
         raise UsageError(f"--block-size is too long for {config.data}: {error}; give at most {len(data.train) - 1}") from None
     n_train, n_val = len(data.train) - 1, len(data.val) - 1
+    held = "token shards" if data.text is None else f"{len(data.text):,} characters"
     run.say(
-        f"{config.data}: {len(text):,} characters, {data.tokenizer.vocab_size:,} token ids, {n_train:,} tokens to learn from "
-        f"in {config.steps * config.tokens_per_step / n_train:.1f} passes, {n_val:,} to validate on"
+        f"{config.data}: {held}, {data.tokenizer.vocab_size:,} token ids, {n_train:,} tokens to learn from in "
+        f" {config.steps * config.tokens_per_step / n_train:.1f} passes, {n_val:,} to validate on"
     )
     job = Job(config, dtype, data, loader, model, forward, make_optimizer(model, config), run)
     with run:
@@ -102,7 +103,7 @@ def start(run: Run, reason: str) -> int:
 def train(job: Job, stop_asked: Callable[[], int]) -> int:
     """Update the model `config.steps` times; validate, sample and save on the way. The signal that stopped it, or 0."""
     config, model, optimizer, run = job.config, job.model, job.optimizer, job.run
-    first = run.restore(model, optimizer, job.data)
+    first = run.restore(model, optimizer, job.data, job.loader)
     if run.resumes_from is None:
         validate_and_save(job, 0)
     model.train()
@@ -110,7 +111,7 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
         started = time.perf_counter()
         lr = cosine_with_warmup(step, config)
         set_lr(optimizer, lr)
-        loss = accumulate_gradients(job.forward, job.loader, step, config, model.device, job.dtype)
+        loss = accumulate_gradients(job.forward, job.loader, config.accumulation_steps, job.dtype)
         grad_norm = clip_grad_norm_(model.parameters(), config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise RunError(
@@ -123,7 +124,7 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
         if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
             validate_and_save(job, step + 1)
         elif stop_asked():
-            run.save(step + 1, model, optimizer, job.data)
+            run.save(step + 1, model, optimizer, job.data, job.loader)
         else:
             continue
         if signal := stop_asked():
@@ -132,23 +133,17 @@ def train(job: Job, stop_asked: Callable[[], int]) -> int:
     return 0
 
 
-def accumulate_gradients(
-    forward: Forward,
-    loader: Loader,
-    step: int,
-    config: TrainConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:
+def accumulate_gradients(forward: Forward, loader: Loader, micro_batches: int, dtype: torch.dtype) -> float:
     """Add up the gradients of one update's micro-batches, each divided by their number -> mean loss in nats per token."""
+    device = loader.device
     total = torch.zeros((), device=device)
-    for i in range(step * config.accumulation_steps, (step + 1) * config.accumulation_steps):
-        x, y = loader.batch(i)  # both (B, T)
+    for _ in range(micro_batches):
+        x, y = next(loader)  # both (B, T)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            _, loss = forward(x.to(device), y.to(device))
+            _, loss = forward(x, y)
         assert loss is not None
-        (loss / config.accumulation_steps).backward()
-        total += loss.detach() / config.accumulation_steps
+        (loss / micro_batches).backward()
+        total += loss.detach() / micro_batches
     return total.item()
 
 
@@ -163,11 +158,13 @@ def validate_and_save(job: Job, step: int) -> None:
         )
     [written] = sample(model, [opening(data)], data.tokenizer, SHORT_SAMPLE, config.seed)
     run.validation(step, result, data.tokenizer.decode(written))
-    run.save(step, model, job.optimizer, data)
+    run.save(step, model, job.optimizer, data, job.loader)
 
 
 def opening(data: TokenData) -> list[int]:
-    """What samples go on from: a new line, or the text's first token if it has no lines."""
+    """What samples go on from: <|endoftext|>, or of a text a new line, or its first token if it has no lines."""
+    if data.text is None:
+        return [data.tokenizer.specials[END_OF_TEXT]]
     return data.tokenizer.encode("\n") if "\n" in data.text else data.train[1:2].tolist()
 
 
@@ -176,17 +173,18 @@ def finish(job: Job) -> None:
     config, data, model, run = job.config, job.data, job.model, job.run
     run.say("scoring all validation tokens and writing long samples")
     result = score(model, data.val, data.tokenizer)
-    counted = count_n_grams(data, result) if len(data.text.encode()) <= COUNTED else None
+    text = data.text
+    counted = count_n_grams(text, result) if text is not None and len(text.encode()) <= COUNTED else None
     written = sample(model, [opening(data)] * LONG_SAMPLES, data.tokenizer, LONG_SAMPLE, config.seed)
-    texts = [data.tokenizer.decode(ids) for ids in written]
-    share = known_word_share("\n".join(texts), data.text)
-    for number, text in enumerate(texts, start=1):
-        run.write_sample(f"at the end, {number} of {LONG_SAMPLES}", text)
+    samples = [data.tokenizer.decode(ids) for ids in written]
+    share = None if text is None else known_word_share("\n".join(samples), text)
+    for number, written_text in enumerate(samples, start=1):
+        run.write_sample(f"at the end, {number} of {LONG_SAMPLES}", written_text)
     run.record(
         step=config.steps,
         whole_val_loss=result.nats_per_token,
         whole_val_bits_per_byte=result.bits_per_byte,
-        known_word_share=share,
+        **({} if share is None else {"known_word_share": share}),
         **({"counting_loss": counted.nats_per_token, "counting_bits_per_byte": counted.bits_per_byte} if counted else {}),
     )
     run.say(f"\nall {result.n_tokens:,} validation tokens, the model:   {result}")
@@ -194,9 +192,9 @@ def finish(job: Job) -> None:
         better = result.bits_per_byte < counted.bits_per_byte
         verdict = "the model is better" if better else "counting is better: the model has yet to learn more than that"
         run.say(f"the same text, counting {ngrams.ORDER}-grams of bytes: {counted}; {verdict}")
-    run.say(
-        f"{share:.1%} of the words in {sum(map(len, written)):,} sampled tokens occur in {config.data}\n\n{run.folder} holds"
-    )
+    if share is not None:
+        run.say(f"{share:.1%} of the words in {sum(map(len, written)):,} sampled tokens occur in {config.data}")
+    run.say(f"\n{run.folder} holds")
     for name, content in CONTENT.items():
         run.say(f"  {name:14} {content}")
     prompt = ' --prompt "ROMEO:"' if config.data in TEXTS else ""

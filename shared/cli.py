@@ -152,6 +152,14 @@ def first_values(argv: Sequence[str] | None, prog: str, *names: str) -> dict[str
     return vars(parser.parse_known_args(argv)[0])
 
 
+def duration(seconds: float) -> str:
+    """A length of time as a reader would say it: 40 s, 6 min, 3 h, 5 days."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def _is_out_of_memory(error: Exception) -> bool:
     """Whether an allocation has failed: Python's, or PyTorch's, whose error on a CPU has no class of its own."""
     said = str(error).lower()

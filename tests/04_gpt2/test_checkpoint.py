@@ -18,7 +18,7 @@ from shared.cli import RunError, UsageError
 
 checkpoint = import_module("04_gpt2.checkpoint")
 config = import_module("04_gpt2.config")
-data = import_module("04_gpt2.data")
+data = import_module("04_gpt2.token_data")
 model = import_module("04_gpt2.model")
 optim = import_module("04_gpt2.optim")
 sealed = import_module("04_gpt2.sealed")

@@ -14,7 +14,7 @@ from shared import ngrams
 
 bpe = import_module("04_gpt2.bpe")
 config = import_module("04_gpt2.config")
-data = import_module("04_gpt2.data")
+data = import_module("04_gpt2.token_data")
 evaluate = import_module("04_gpt2.evaluate")
 model = import_module("04_gpt2.model")
 
@@ -106,7 +106,7 @@ def test_counting_is_scored_in_the_units_of_the_model():
     text = "the cat sat on the mat, " * 30
     prepared = data.prepare(text, "bpe", 270)
     of = evaluate.Score(3.0, 2.0, n_tokens=len(prepared.val) - 1, n_bytes=72)
-    counted = evaluate.count_n_grams(prepared, of)
+    counted = evaluate.count_n_grams(text, of)
     train_part, val_part = text[:648].encode(), text[648:].encode()
     nats = -math.fsum(map(math.log, ngrams.probabilities(train_part, val_part)))
     assert counted.nats_per_token * counted.n_tokens == pytest.approx(nats)

@@ -291,7 +291,9 @@ def test_a_disk_that_fills_up_while_logging_stops_the_run_with_one_sentence_and_
 
     size, before = (stopped / "metrics.jsonl").stat().st_size, resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = shutil.copytree(stopped, stopped.with_name("whole"))
-    noted = json.loads((stopped / "checkpoints" / "step-000008" / "state.json").read_text())["notes"]["metrics.jsonl"]
+    noted = json.loads((stopped / "checkpoints" / "step-000008" / "state.json").read_text())["notes"]["log_sizes"][
+        "metrics.jsonl"
+    ]
     assert train.main([*short, "--run", str(whole), "-q", "--resume"]) == 0
     resource.setrlimit(resource.RLIMIT_FSIZE, (noted + 200, before[1]))
     try:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from safetensors.torch import load_file
 from shared import ngrams
 
 config = import_module("04_gpt2.config")
-data = import_module("04_gpt2.data")
+data = import_module("04_gpt2.token_data")
 loader = import_module("04_gpt2.loader")
 model = import_module("04_gpt2.model")
 optim = import_module("04_gpt2.optim")
@@ -99,7 +98,7 @@ def test_a_run_equals_the_same_training_in_plain_pytorch(tmp_path):
             validations.append(F.cross_entropy(logits.flatten(0, 1), held_out[1:]).item())
         if rate is None:
             break
-        x, y = order.batch(step)
+        x, y = next(order)
         loss = F.cross_entropy(gpt.train()(x)[0].flatten(0, 1), y.flatten())
         losses.append(loss.item())
         optimizer.zero_grad()
@@ -161,9 +160,8 @@ def test_accumulated_gradients_are_those_of_the_big_batch():
     for batch_size in (1, 4, 16):
         torch.manual_seed(2)
         gpt = model.GPT(DEBUG.model)
-        run = replace(DEBUG, batch_size=batch_size)
         batches = loader.Loader(tokens, batch_size, 32, seed=3)
-        losses.append(train.accumulate_gradients(gpt, batches, 2, run, torch.device("cpu"), torch.float32))
+        losses.append(train.accumulate_gradients(gpt, batches, 16 // batch_size, torch.float32))
         gradients.append([p.grad for p in gpt.parameters()])
     assert losses == pytest.approx([losses[-1]] * 3, rel=1e-6)
     for big, *parts in zip(*reversed(gradients), strict=True):
@@ -224,7 +222,7 @@ def test_bfloat16_is_used_where_asked():
         return logits, loss
 
     for dtype in (torch.float32, torch.bfloat16):
-        train.accumulate_gradients(forward, loader.Loader(tokens, 4, 32, 0), 0, DEBUG, torch.device("cpu"), dtype)
+        train.accumulate_gradients(forward, loader.Loader(tokens, 4, 32, 0), 4, dtype)
     assert seen == [torch.float32] * 4 + [torch.bfloat16] * 4
 
 
@@ -326,7 +324,7 @@ def test_nothing_is_printed_when_quiet(tmp_path, capsys):
         (["--tokens-per-step", "500"], "--tokens-per-step 500 is not a multiple of a micro-batch of 4 x 32"),
         (
             ["--data", "no/such/file.txt"],
-            "--data no/such/file.txt is not there; give shakespeare, tinyshakespeare or the path of a UTF-8 text file",
+            "--data no/such/file.txt is not there; give shakespeare, tinyshakespeare, the path of a UTF-8 text file, or",
         ),
         (["--data", "tests"], "tests is a folder; a UTF-8 text file is expected"),
         (["--vocab-size", "100"], "--vocab-size: a vocabulary of 100 is too small"),

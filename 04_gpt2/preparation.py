@@ -1,0 +1,230 @@
+"""A folder of token shards: begun, gone on with after a kill, shared by tasks on many machines, finished by its manifest.
+
+What a kill interrupts goes on where the last shard was finished, and ends with the same files to the last byte.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shared.cli import UsageError
+
+from .bpe import BytePairTokenizer
+from .sealed import PARTIAL, digest_of, locked, make_folder, write_whole
+from .shard_writer import ShardWriter
+from .shards import MANIFEST, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens
+from .sources import Source, pieces
+from .tokenising import tokenise_all
+
+PROGRESS = "progress.json"  # beside shards that are not finished: where to go on
+PART = re.compile(r"part-(\d{5,})-of-(\d{5,})")
+OURS = re.compile(rf"((train|val)_\d{{6,}}\.bin|{MANIFEST}|{TOKENIZER}|{PROGRESS})({re.escape(PARTIAL)})?|{PART.pattern}")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Number `index` (from 1) of `count` that share a source's files; 1 of 1 is the whole."""
+
+    index: int = 1
+    count: int = 1
+
+    def files(self, n_files: int) -> range:
+        """The files that are this task's: consecutive ones, so that all tasks' one after the other are the source."""
+        return range(n_files * (self.index - 1) // self.count, n_files * self.index // self.count)
+
+    def folder(self, to: Path) -> Path:
+        """Where this task writes."""
+        return to if self.count == 1 else to / f"part-{self.index:05}-of-{self.count:05}"
+
+
+class Told(NamedTuple):
+    """How far a preparation has come."""
+
+    tokens: int  # of this piece
+    share: float | None  # of the source that is read; None if its size is not known
+    file: str
+    finished: list[str]  # shards, with this piece
+
+
+def describe(tokenizer: BytePairTokenizer, name: str) -> dict[str, Any]:
+    """What the manifest says of a tokenizer."""
+    return {"name": name, "vocab_size": tokenizer.vocab_size, "sha256": fingerprint(tokenizer)}
+
+
+def prepare(
+    source: Source,
+    tokenizer: BytePairTokenizer,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    task: Task,
+    workers: int,
+    overwrite: bool,
+    stop_asked: Callable[[], int],
+    tell: Callable[[Told], None],
+) -> int:
+    """Fill `folder` with the shards of the task's files and their manifest -> the signal that stopped it, or 0.
+
+    settings: as in the manifest. Raises UsageError if the folder is taken or was begun with other settings, RunError if
+    something fails on the way; finished shards stay, and the same call goes on.
+    """
+    with claimed(folder, overwrite):
+        if (folder / MANIFEST).exists():
+            require_same(folder, Manifest.load(folder).settings, settings)
+            return 0
+        writer = ShardWriter(folder, settings["shard_tokens"])
+        files = task.files(len(source.files))
+        state = _progress(folder, settings) or {
+            "settings": settings,
+            "next": (files.start, 0),
+            "read": 0,
+            "documents": dict.fromkeys(SPLITS, 0),
+            "without_text": 0,
+            "written": writer.state(),
+        }
+        writer.restore(state["written"])
+        tokenizer.save(folder / TOKENIZER)
+
+        def save() -> None:
+            write_whole(folder / PROGRESS, json.dumps(state | {"written": writer.state()}).encode())
+
+        save()
+        file, row = state["next"]
+        total = sum(source.sizes[i] for i in files) if source.sizes else 0
+        for piece, made in tokenise_all(
+            source, pieces(source, range(file, files.stop), row), tokenizer, settings["val_share"], workers
+        ):
+            before = {entry.name for entry in _entries(writer)}
+            for split in SPLITS:
+                writer.append(split, made.tokens[split])
+                state["documents"][split] += made.documents[split]
+            state["without_text"] += made.without_text
+            state["next"] = [piece.file, piece.next_row]
+            state["read"] += piece.rows.nbytes if source.json_column else len(piece.rows)
+            finished = [entry.name for entry in _entries(writer) if entry.name not in before]
+            tell(
+                Told(
+                    sum(map(len, made.tokens.values())),
+                    min(1, state["read"] / total) if total else None,
+                    source.files[piece.file],
+                    finished,
+                )
+            )
+            if finished or stop_asked():
+                save()
+            if stop_asked():
+                return stop_asked()
+        _finish(folder, writer, settings, state["documents"], state["without_text"])
+    return 0
+
+
+def merge(folder: Path, tell: Callable[[str], None]) -> None:
+    """Join the parts of all tasks in `folder` to the shards and the manifest that one run would have made.
+
+    Raises UsageError if a part is missing, unfinished, altered or of other settings.
+    """
+    found = sorted(path for path in folder.glob("part-*") if PART.fullmatch(path.name))
+    if not found:
+        raise UsageError(f"{folder} holds no parts (part-00001-of-...); --task 1/N and so on make them")
+    count = int(PART.fullmatch(found[0].name)[2])  # type: ignore[index]
+    parts = [Task(i + 1, count).folder(folder) for i in range(count)]
+    if strange := set(found) - set(parts):
+        raise UsageError(f"{folder} holds parts of another number of tasks: {min(strange).name} beside {found[0].name}")
+    if missing := [part.name for part in parts if not (part / MANIFEST).exists()]:
+        raise UsageError(f"{len(missing)} of {count} parts are not finished yet: {', '.join(missing[:5])}")
+    manifests = [Manifest.load(part) for part in parts]
+    settings = {name: value for name, value in manifests[0].settings.items() if name != "task"}
+    for part, manifest in zip(parts, manifests, strict=True):
+        require_same(part, {name: value for name, value in manifest.settings.items() if name != "task"}, settings)
+    if (folder / PROGRESS).exists():
+        raise UsageError(
+            f"{folder} holds a preparation without tasks that is not finished; give its command again, or remove it"
+        )
+    with claimed(folder, overwrite=False):
+        if (folder / MANIFEST).exists():
+            return
+        writer = ShardWriter(folder, settings["shard_tokens"])
+        writer.restore(writer.state())  # what an earlier merge has left
+        for split in SPLITS:
+            for part, manifest in zip(parts, manifests, strict=True):
+                for entry in manifest.of(split):
+                    if digest_of(part / entry.name) != entry.sha256:
+                        raise UsageError(f"{part / entry.name} was altered: its SHA-256 is not the one in {MANIFEST}")
+                    for tokens in read_tokens(part / entry.name):
+                        writer.append(split, tokens)
+                    tell(f"{part.name}/{entry.name}")
+        shutil.copyfile(parts[0] / TOKENIZER, folder / TOKENIZER)
+        documents = {split: sum(manifest.documents[split] for manifest in manifests) for split in SPLITS}
+        _finish(folder, writer, settings, documents, sum(manifest.without_text for manifest in manifests))
+
+
+@contextmanager
+def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
+    """Make the folder this process's own. Raises UsageError if it is another's or holds what this command has not made."""
+    try:
+        make_folder(folder)
+        handle = os.open(folder, os.O_RDONLY) if os.name != "nt" else -1  # Windows opens no folders
+    except OSError as error:
+        raise UsageError(f"cannot write into the folder {folder}: {error.strerror}") from None
+    try:
+        if handle >= 0 and not locked(handle):
+            raise UsageError(f"another process is preparing data in {folder}; wait for it or name another folder")
+        names = [path.name for path in folder.iterdir()]
+        if strange := sorted(name for name in names if not OURS.fullmatch(name)):
+            raise UsageError(f"{folder} holds {strange[0]}, which is none of this command's; name a new or empty folder")
+        if overwrite:
+            for name in (name for name in names if not PART.fullmatch(name)):
+                (folder / name).unlink()
+        elif not {MANIFEST, PROGRESS} & set(names) and any(name.endswith(".bin") for name in names) and not _has_parts(folder):
+            raise UsageError(f"{folder} holds shards from elsewhere; name another folder, or replace them by --overwrite")
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def require_same(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UsageError, naming what differs, if the data in `folder` were made with other settings than `now`."""
+    before, after = _flat(then), _flat(now)
+    differing = [name for name in before | after if before.get(name) != after.get(name)]
+    if differing:
+        listed = ", ".join(f"{name} was {before.get(name)} and is {after.get(name)}" for name in differing)
+        raise UsageError(f"{folder} holds data made otherwise: {listed}; name another folder, or replace them by --overwrite")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _progress(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """Where to go on, if a preparation was begun here. Raises UsageError if it was with other settings."""
+    if not (folder / PROGRESS).exists():
+        return None
+    try:
+        state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+        require_same(folder, state["settings"], settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{folder / PROGRESS} cannot be read ({error}); begin again with --overwrite") from None
+    return state
+
+
+def _finish(folder: Path, writer: ShardWriter, settings: dict[str, Any], documents: dict[str, int], without_text: int) -> None:
+    Manifest(settings, documents, without_text, tuple(writer.finish())).save(folder)
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def _entries(writer: ShardWriter) -> list[Any]:
+    return [entry for split in SPLITS for entry in writer.finished[split]]
+
+
+def _has_parts(folder: Path) -> bool:
+    return any(PART.fullmatch(path.name) for path in folder.iterdir())
