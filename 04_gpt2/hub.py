@@ -99,8 +99,8 @@ def commit_of(dataset: str, revision: str = "") -> str:
         ) from None
     except Exception as error:  # whatever the HTTP library raises
         raise UnreachableError(
-            f"the data set {dataset} cannot be had: {hub} does not answer ({_said(error)}); try again with a network, "
-            f"or fetch it elsewhere and give its folder: --source FOLDER"
+            f"there is no file or folder {dataset} here, and as a data set it cannot be had: {hub} does not answer "
+            f"({_said(error)}); try again with a network, or fetch it elsewhere and give its folder: --source FOLDER"
         ) from None
 
 

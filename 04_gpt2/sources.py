@@ -209,12 +209,12 @@ def _of_dataset(
     sizes: Sequence[int] = (),
     names: Sequence[str] = (),
 ) -> Source:
-    features = dataset.features or {}
+    features = dataset.features or dict.fromkeys(next(iter(dataset), {}), None)
     if column not in features:
         raise UsageError(
             f"{description['name']} has no column {column}; it has {', '.join(features)}; give one of them by --column"
         )
-    if getattr(features[column], "dtype", "") not in ("string", "large_string"):
+    if dataset.features and getattr(features[column], "dtype", "") not in ("string", "large_string"):
         raise UsageError(f"the column {column} of {description['name']} holds {features[column]}, and text is expected")
     n_files = dataset.num_shards
     rows = dataset.select_columns([column])
