@@ -14,6 +14,7 @@ import torch
 
 from shared.cli import UsageError, command, parse
 
+from .benchmark_data import batches, preparing
 from .benchmark_race import race
 from .benchmark_tokens import tokens
 from .config import PRESETS, GPTConfig
@@ -30,7 +31,7 @@ NEW_TOKENS = 64
 class BenchmarkConfig:
     """What `python -m 04_gpt2.benchmark` does."""
 
-    what: Annotated[Literal["race", "generate", "tokenizer", "loading"], "what to measure"] = "race"
+    what: Annotated[Literal["race", "generate", "tokenizer", "loading", "data", "loader"], "what to measure"] = "race"
     data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
     size: Annotated[Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], "loading: which model"] = "gpt2-xl"
     repeats: Annotated[
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "python -m 04_gpt2.benchmark generate",
             "python -m 04_gpt2.benchmark tokenizer --repeats 9",
             "python -m 04_gpt2.benchmark loading --size gpt2-large",
+            "python -m 04_gpt2.benchmark data",
+            "python -m 04_gpt2.benchmark loader",
         ],
         positional="what",
     )
@@ -66,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             generation(config.repeats)
         elif config.what == "tokenizer":
             tokens(config.repeats)
+        elif config.what == "data":
+            preparing(config.repeats)
+        elif config.what == "loader":
+            batches(config.repeats)
         else:
             loading(config.size)
     except ModuleNotFoundError as error:

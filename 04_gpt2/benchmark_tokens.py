@@ -4,12 +4,10 @@ Tests hold that they learn the same merges and give the same ids.
 """
 
 import os
-import sysconfig
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import regex
@@ -17,7 +15,7 @@ import regex
 from shared.corpora import shakespeare, tinyshakespeare
 
 from .bpe import GPT2_PATTERN, BytePairTokenizer
-from .measure import alone, in_turn
+from .measure import alone, in_turn, installed_texts
 from .tokenizer import gpt2_tokenizer
 
 LARGE_VOCABULARY, LARGE_TEXT = 32_768, 100_000_000  # tokens, bytes
@@ -134,14 +132,3 @@ def count_chunks(n_bytes: int) -> int:
     for text in installed_texts(n_bytes):
         distinct.update(regex.findall(GPT2_PATTERN, text))
     return len(distinct)
-
-
-def installed_texts(n_bytes: int) -> Iterator[str]:
-    """The .py, .md and .txt files of the environment's packages, one after the other, up to `n_bytes` in all."""
-    for path in sorted(Path(sysconfig.get_paths()["purelib"]).rglob("*")):
-        if path.suffix in (".py", ".md", ".txt") and path.is_file():
-            content = path.read_bytes()
-            n_bytes -= len(content)
-            if n_bytes < 0:
-                return
-            yield content.decode("utf-8", errors="replace")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from shared.cli import RunError, UsageError, command, duration, parse, stop_between_steps
 
-from .preparation import Task, Told, describe, merge, prepare
+from .preparation import Task, Told, merge, prepare, settings_of
 from .sealed import digest_of
 from .shards import MANIFEST, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths
 from .sources import NAMES, open_source
@@ -169,14 +169,7 @@ def _prepare(config: DataConfig) -> int:
         raise UsageError(
             f"--task {config.task}: {config.source} has {len(source.files)} files; at most that many tasks can share it"
         )
-    settings = {
-        "source": source.description,
-        "tokenizer": describe(tokenizer, config.tokenizer if config.tokenizer == "gpt2" else "of its own"),
-        "val_share": config.val_share,
-        "shard_tokens": config.shard_tokens,
-    }
-    if task.count > 1:
-        settings["task"] = config.task
+    settings = settings_of(source.description, tokenizer, config.val_share, config.shard_tokens, task)
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Report(config.quiet) as report, stop_between_steps() as stop_asked:
         stopped_by = prepare(

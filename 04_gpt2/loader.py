@@ -7,7 +7,7 @@ are numbered on from epoch to epoch. Of those that all ranks take at a time the 
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -29,8 +29,8 @@ class Tokens(Protocol):
 class Loader:
     """Micro-batches of `batch_size` windows of `block_size` tokens, without end: `x, y = next(loader)`, both (B, T).
 
-    x are inputs; y are targets, the token after each input; both are on `device`. A thread reads the next batch while this one
-    is worked on, and copies it to a CUDA device from pinned memory.
+    x are inputs; y are targets, the token after each input; both are on `device`. With `ahead`, as is the rule but on a CPU,
+    a thread reads the next batch while this one is worked on, and copies it to a CUDA device from pinned memory.
 
     order   "windows": one permutation of the windows of all shards, 4 bytes each in memory. "shards": shards in random order,
             the windows of each in random order, for disks across a network; only one shard's permutation is held.
@@ -48,6 +48,7 @@ class Loader:
         rank: int = 0,
         n_ranks: int = 1,
         device: torch.device | str = "cpu",
+        ahead: bool | None = None,
     ):
         self.tokens, self.batch_size, self.block_size = tokens, batch_size, block_size
         self.rank, self.n_ranks, self.device = rank, n_ranks, torch.device(device)
@@ -55,10 +56,12 @@ class Loader:
         self._order = Order(len(tokens), block_size, seed, shard_ends)
         self._same_order = {"order": order, "seed": seed, "block_size": block_size, "tokens": len(tokens)}
         self._taken = 0  # windows, by all ranks together
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        ahead = self.device.type != "cpu" if ahead is None else ahead
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader") if ahead else None
         self._ahead: Future[tuple[Tensor, torch.Event | None]] | None = None
         if self.device.type == "cuda":
-            self.device = torch.device("cuda", self.device.index or torch.cuda.current_device())
+            current = torch.cuda.current_device()  # of this thread; another thread's may differ
+            self.device = torch.device("cuda", current if self.device.index is None else self.device.index)
             self._stream = torch.cuda.Stream(self.device)
 
     @property
@@ -70,10 +73,10 @@ class Loader:
         return self
 
     def __next__(self) -> tuple[Tensor, Tensor]:
-        batch = self._ahead or self._reader.submit(self._read, self._taken)
-        window, copied = batch.result()
+        window, copied = self._ahead.result() if self._ahead else self._read(self._taken)
         self._taken += self.batch_size * self.n_ranks
-        self._ahead = self._reader.submit(self._read, self._taken)
+        if self._reader is not None:
+            self._ahead = self._reader.submit(self._read, self._taken)
         if copied is not None:
             stream = torch.cuda.current_stream(self.device)
             stream.wait_event(copied)
@@ -90,8 +93,8 @@ class Loader:
         if differing:
             listed = ", ".join(f"{name} was {state.get(name)} and is {self._same_order[name]}" for name in differing)
             raise ValueError(f"the state is of another order of the data: {listed}")
-        if self._ahead is not None:
-            self._ahead.cancel()
+        if self._ahead is not None and not self._ahead.cancel():
+            wait([self._ahead])  # two threads may not read at once
         self._taken, self._ahead = state["windows"], None
 
     def _read(self, taken: int) -> tuple[Tensor, torch.Event | None]:

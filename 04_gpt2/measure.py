@@ -1,9 +1,13 @@
-"""How the benchmarks measure: CPU seconds of competitors that take turns, or each alone in a process, with its memory."""
+"""How the benchmarks measure: CPU seconds of competitors that take turns, or each alone in a process, with its memory;
+and the large text that several of them read.
+"""
 
 import math
 import multiprocessing
+import sysconfig
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -32,8 +36,19 @@ class Cost(NamedTuple):
 
 def alone(function: Callable[..., Any], *arguments: Any) -> Cost:
     """Call a module's function in a new process, so that nothing from before or beside it counts."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return Cost(*pool.apply(_measured, (function, arguments)))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:  # whose processes may have their own
+        return Cost(*pool.submit(_measured, function, arguments).result())
+
+
+def installed_texts(n_bytes: int) -> Iterator[str]:
+    """The .py, .md and .txt files of the environment's packages, one after the other, up to `n_bytes` in all."""
+    for path in sorted(Path(sysconfig.get_paths()["purelib"]).rglob("*")):
+        if path.suffix in (".py", ".md", ".txt") and path.is_file():
+            content = path.read_bytes()
+            n_bytes -= len(content)
+            if n_bytes < 0:
+                return
+            yield content.decode("utf-8", errors="replace")
 
 
 def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float, Any]:

@@ -21,6 +21,7 @@ from .shard_writer import ShardWriter
 from .shards import MANIFEST, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens
 from .sources import Source, pieces
 from .tokenising import tokenise_all
+from .tokenizer import gpt2_tokenizer
 
 PROGRESS = "progress.json"  # beside shards that are not finished: where to go on
 PART = re.compile(r"part-(\d{5,})-of-(\d{5,})")
@@ -52,9 +53,19 @@ class Told(NamedTuple):
     finished: list[str]  # shards, with this piece
 
 
-def describe(tokenizer: BytePairTokenizer, name: str) -> dict[str, Any]:
-    """What the manifest says of a tokenizer."""
-    return {"name": name, "vocab_size": tokenizer.vocab_size, "sha256": fingerprint(tokenizer)}
+def settings_of(
+    source: dict[str, Any], tokenizer: BytePairTokenizer, val_share: float, shard_tokens: int, task: Task
+) -> dict[str, Any]:
+    """All that a folder's tokens depend on, as the manifest says it; `source` is a source's description."""
+    digest = fingerprint(tokenizer)
+    name = "gpt2" if digest == fingerprint(gpt2_tokenizer()) else "of its own"
+    return {
+        "source": source,
+        "tokenizer": {"name": name, "vocab_size": tokenizer.vocab_size, "sha256": digest},
+        "val_share": val_share,
+        "shard_tokens": shard_tokens,
+        **({"task": f"{task.index}/{task.count}"} if task.count > 1 else {}),
+    }
 
 
 def prepare(
@@ -120,7 +131,7 @@ def prepare(
                 save()
             if stop_asked():
                 return stop_asked()
-        _finish(folder, writer, settings, state["documents"], state["without_text"])
+        finish(folder, writer, settings, state["documents"], state["without_text"])
     return 0
 
 
@@ -161,7 +172,13 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
                     tell(f"{part.name}/{entry.name}")
         shutil.copyfile(parts[0] / TOKENIZER, folder / TOKENIZER)
         documents = {split: sum(manifest.documents[split] for manifest in manifests) for split in SPLITS}
-        _finish(folder, writer, settings, documents, sum(manifest.without_text for manifest in manifests))
+        finish(folder, writer, settings, documents, sum(manifest.without_text for manifest in manifests))
+
+
+def finish(folder: Path, writer: ShardWriter, settings: dict[str, Any], documents: dict[str, int], without_text: int) -> None:
+    """Give the last shards their names and write the manifest, which says that the folder is finished."""
+    Manifest(settings, documents, without_text, tuple(writer.finish())).save(folder)
+    (folder / PROGRESS).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -215,11 +232,6 @@ def _progress(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{folder / PROGRESS} cannot be read ({error}); begin again with --overwrite") from None
     return state
-
-
-def _finish(folder: Path, writer: ShardWriter, settings: dict[str, Any], documents: dict[str, int], without_text: int) -> None:
-    Manifest(settings, documents, without_text, tuple(writer.finish())).save(folder)
-    (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _entries(writer: ShardWriter) -> list[Any]:

@@ -44,6 +44,7 @@ class Shards:
     def __init__(self, paths: Sequence[Path], vocab_size: int, read_ahead: bool = False, sha256s: Sequence[str] = ()):
         self.paths, self.vocab_size, self._read_ahead, self._sha256s = tuple(paths), vocab_size, read_ahead, sha256s
         self.ends = list(accumulate(count_tokens(path) for path in paths))  # place after the last token of each shard
+        self._firsts = [0, *self.ends]
         self._mapped = lru_cache(maxsize=MAPPED)(self._map)
 
     @property
@@ -59,15 +60,15 @@ class Shards:
         start, stop, step = which.indices(len(self))
         if step != 1:
             raise ValueError(f"tokens are read in order, step 1, not {step}")
-        pieces = []
-        index = bisect_right(self.ends, start)
+        pieces, index = [], bisect_right(self.ends, start)
         while start < stop:
-            first = self.ends[index - 1] if index else 0
-            piece = self._mapped(index)[start - first : min(stop, self.ends[index]) - first]
-            require_ids_below(self.vocab_size, piece, self.paths[index])
+            first = self._firsts[index]
+            piece = self._mapped(index)[start - first : stop - first]
+            if len(piece) and piece.max() >= self.vocab_size:
+                require_ids_below(self.vocab_size, piece, self.paths[index])
             pieces.append(piece)
-            start = self.ends[index]
             index += 1
+            start = self._firsts[index]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, TOKEN), *pieces])
 
     def _map(self, index: int) -> Tokens:
@@ -168,10 +169,11 @@ class Manifest:
         try:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             manifest = cls(**content | {"shards": tuple(Entry(**entry) for entry in content["shards"])})
-            str(manifest.settings["tokenizer"]["sha256"]), int(manifest.settings["tokenizer"]["vocab_size"])
+            if not {"sha256", "vocab_size"} <= manifest.settings["tokenizer"].keys():
+                raise ValueError("it does not say which tokenizer")
         except OSError as error:
             raise UsageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(
                 f"{folder / MANIFEST} is not a manifest of token shards ({type(error).__name__}: {error})"
             ) from None

@@ -274,10 +274,10 @@ def _cut(rows: pa.Array, limit: int) -> Iterator[pa.Array]:
 
 
 def _files_in(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file `path`, or those in the folder and its folders, if their names end so; by name, hidden ones left out."""
+    """The file `path`, or those in the folder and its folders, if their names end so; by path, hidden ones left out."""
     found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     visible = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    return sorted(file for file in visible if file.name.endswith(suffixes))
+    return sorted((file for file in visible if file.name.endswith(suffixes)), key=Path.as_posix)
 
 
 def _listing(files: Sequence[Path], folder: Path) -> dict[str, Any]:
