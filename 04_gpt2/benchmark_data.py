@@ -3,15 +3,18 @@
 import math
 import multiprocessing
 import os
-import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -49,7 +52,7 @@ def preparing(repeats: int) -> None:
 
 
 class Run(NamedTuple):
-    """Tokens in a second, and in one of the CPUs; the most memory of this process and, for each worker, of the largest one."""
+    """Tokens in a second, and in one of the CPUs; the most memory that this process and its workers held together."""
 
     rate: float
     cpu_rate: float
@@ -58,33 +61,48 @@ class Run(NamedTuple):
 
 def ours(folder: Path, n: int) -> Run:
     """Prepare the parquet files as a user does."""
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=folder) as to:
-        status = prepare(["--source", str(folder / "parquet"), "--to", to, "--workers", str(n), "-q"])
-        assert status == 0
-        seconds, n_tokens = time.perf_counter() - started, sum(entry.tokens for entry in Manifest.load(Path(to)).shards)
-    return _run(n_tokens, seconds, n)
+
+    def run() -> int:
+        with tempfile.TemporaryDirectory(dir=folder) as to:
+            status = prepare(["--source", str(folder / "parquet"), "--to", to, "--workers", str(n), "-q"])
+            assert status == 0
+            return sum(entry.tokens for entry in Manifest.load(Path(to)).shards)
+
+    return _measured(run)
 
 
 def tiktoken_alone(folder: Path, n: int) -> Run:
     """Count the tokens of the same documents, as many at a time."""
     tables = [pq.read_table(path, columns=["text"]) for path in sorted((folder / "parquet").iterdir())]
     texts = [text for table in tables for text in table["text"].to_pylist()]
-    started = time.perf_counter()
     groups = [texts[i : i + 256] for i in range(0, len(texts), 256)]
-    with ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _open_tiktoken) as pool:
-        n_tokens = sum(pool.map(_count, groups)) + len(texts)  # and <|endoftext|> before each
-    return _run(n_tokens, time.perf_counter() - started, n)
+
+    def run() -> int:
+        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _open_tiktoken) as pool:
+            return sum(pool.map(_count, groups)) + len(texts)  # <|endoftext|> before each, as the other has it
+
+    return _measured(run)
 
 
-def _run(n_tokens: int, seconds: float, n: int) -> Run:
-    cpu = sum(os.times()[:4])  # of this process and of its workers, which have ended
-    if sys.platform != "linux":
-        return Run(n_tokens / seconds, n_tokens / cpu, math.nan)
-    import resource  # not on Windows; elsewhere in other units
+def _measured(run: Callable[[], int]) -> Run:
+    """Call `run`, which returns a number of tokens, with an eye on time, CPUs and memory."""
+    process, samples, ended = psutil.Process(), [0], threading.Event()
 
-    this, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return Run(n_tokens / seconds, n_tokens / cpu, (this + n * worker) * 1024 / 1e6)
+    def watch() -> None:
+        while not ended.wait(0.1):
+            with suppress(psutil.NoSuchProcess):
+                samples.append(sum(each.memory_info().rss for each in (process, *process.children(recursive=True))))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started, cpu_started = time.perf_counter(), sum(os.times()[:4])  # of this process and of workers that have ended
+    try:
+        n_tokens = run()
+        seconds, cpu_seconds = time.perf_counter() - started, sum(os.times()[:4]) - cpu_started
+    finally:
+        ended.set()
+        watcher.join()
+    return Run(n_tokens / seconds, n_tokens / cpu_seconds, max(samples) / 1e6)
 
 
 def _open_tiktoken() -> None:

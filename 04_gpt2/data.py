@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         examples=[
             "python -m 04_gpt2.data --source fineweb-edu --to data/fineweb-edu",
             "python -m 04_gpt2.data --source my-parquet-files --to data/mine",
-            "python -m 04_gpt2.data --source fineweb-edu --to data/fineweb-edu --task 3/14",
+            "python -m 04_gpt2.data --source fineweb-edu --to data/fineweb-edu --task 3/8",
             "python -m 04_gpt2.data merge data/fineweb-edu",
             "python -m 04_gpt2.data verify data/fineweb-edu",
         ],
@@ -147,7 +147,7 @@ def summary(folder: Path) -> str:
 
 
 def parse_task(text: str) -> Task:
-    """The task that "3/14" means. Raises UsageError if it is none."""
+    """The task that "3/8" means. Raises UsageError if it is none."""
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         raise UsageError(f"--task {text} is not one of 1/N, 2/N, ... N/N")
