@@ -9,21 +9,20 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shared.cli import UsageError
+from shared.cli import RunError, UsageError
 
 from .bpe import BytePairTokenizer
 from .sealed import PARTIAL, digest_of, locked, make_folder, write_whole
 from .shard_writer import ShardWriter
-from .shards import MANIFEST, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens
-from .sources import Source, pieces
-from .tokenising import tokenise_all
+from .shards import MANIFEST, PROGRESS, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens
+from .sources import Piece, Source, pieces
+from .tokenising import Tokenised, tokenise_all
 from .tokenizer import gpt2_tokenizer
 
-PROGRESS = "progress.json"  # beside shards that are not finished: where to go on
 PART = re.compile(r"part-(\d{5,})-of-(\d{5,})")
 OURS = re.compile(rf"((train|val)_\d{{6,}}\.bin|{MANIFEST}|{TOKENIZER}|{PROGRESS})({re.escape(PARTIAL)})?|{PART.pattern}")
 
@@ -85,54 +84,67 @@ def prepare(
     settings: as in the manifest. Raises UsageError if the folder is taken or was begun with other settings, RunError if
     something fails on the way; finished shards stay, and the same call goes on.
     """
-    with claimed(folder, overwrite):
+    with claimed(folder, overwrite), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
             require_same(folder, Manifest.load(folder).settings, settings)
+            (folder / PROGRESS).unlink(missing_ok=True)
             return 0
-        writer = ShardWriter(folder, settings["shard_tokens"])
         files = task.files(len(source.files))
-        state = _progress(folder, settings) or {
-            "settings": settings,
-            "next": (files.start, 0),
-            "read": 0,
-            "documents": dict.fromkeys(SPLITS, 0),
-            "without_text": 0,
-            "written": writer.state(),
-        }
-        writer.restore(state["written"])
-        tokenizer.save(folder / TOKENIZER)
-
-        def save() -> None:
-            write_whole(folder / PROGRESS, json.dumps(state | {"written": writer.state()}).encode())
-
-        save()
-        file, row = state["next"]
         total = sum(source.sizes[i] for i in files) if source.sizes else 0
-        for piece, made in tokenise_all(
-            source, pieces(source, range(file, files.stop), row), tokenizer, settings["val_share"], workers
-        ):
-            before = {entry.name for entry in _entries(writer)}
-            for split in SPLITS:
-                writer.append(split, made.tokens[split])
-                state["documents"][split] += made.documents[split]
-            state["without_text"] += made.without_text
-            state["next"] = [piece.file, piece.next_row]
-            state["read"] += piece.rows.nbytes if source.json_column else len(piece.rows)
-            finished = [entry.name for entry in _entries(writer) if entry.name not in before]
-            tell(
-                Told(
-                    sum(map(len, made.tokens.values())),
-                    min(1, state["read"] / total) if total else None,
-                    source.files[piece.file],
-                    finished,
-                )
-            )
+        writer = ShardWriter(folder, settings["shard_tokens"])
+        state = State.load(folder, settings) or State(settings, files.start, written=writer.state())
+        writer.restore(state.written)
+        tokenizer.save(folder / TOKENIZER)
+        state.save(folder, writer)
+        left = pieces(source, range(state.file, files.stop), state.row)
+        for piece, made in tokenise_all(source, left, tokenizer, settings["val_share"], workers):
+            finished = [entry.name for split in SPLITS for entry in writer.append(split, made.tokens[split])]
+            state.note(piece, made, piece.rows.nbytes if source.json_column else len(piece.rows))
+            share = min(1, state.read / total) if total else None
+            tell(Told(sum(map(len, made.tokens.values())), share, source.files[piece.file], finished))
             if finished or stop_asked():
-                save()
+                state.save(folder, writer)
             if stop_asked():
                 return stop_asked()
-        finish(folder, writer, settings, state["documents"], state["without_text"])
+        finish(folder, writer, settings, state.documents, state.without_text)
     return 0
+
+
+@dataclass
+class State:
+    """How far a preparation has come: what it has written, and the row of the source that is next."""
+
+    settings: dict[str, Any]
+    file: int
+    row: int = 0
+    read: int = 0  # rows, or of JSON lines bytes
+    documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    without_text: int = 0
+    written: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, piece: Piece, made: Tokenised, read: int) -> None:
+        """Count a piece that has been written."""
+        self.file, self.row, self.read = piece.file, piece.next_row, self.read + read
+        for split, number in made.documents.items():
+            self.documents[split] += number
+        self.without_text += made.without_text
+
+    def save(self, folder: Path, writer: ShardWriter) -> None:
+        """Keep this, and what the writer has written, in the folder."""
+        self.written = writer.state()
+        write_whole(folder / PROGRESS, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def load(cls, folder: Path, settings: dict[str, Any]) -> "State | None":
+        """Where to go on, if a preparation was begun here. Raises UsageError if it was with other settings."""
+        if not (folder / PROGRESS).exists():
+            return None
+        try:
+            state = cls(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{folder / PROGRESS} cannot be read ({error}); begin again with --overwrite") from None
+        require_same(folder, state.settings, settings)
+        return state
 
 
 def merge(folder: Path, tell: Callable[[str], None]) -> None:
@@ -157,7 +169,7 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
         raise UsageError(
             f"{folder} holds a preparation without tasks that is not finished; give its command again, or remove it"
         )
-    with claimed(folder, overwrite=False):
+    with claimed(folder, overwrite=False), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
             return
         writer = ShardWriter(folder, settings["shard_tokens"])
@@ -206,6 +218,18 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
             os.close(handle)
 
 
+@contextmanager
+def disk_errors_in_words(folder: Path) -> Iterator[None]:
+    """Raises RunError, which says where things stand, for what the system says of a disk that is full or gone."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or folder} cannot be written or read: {error.strerror}; finished shards stay, and the same "
+            f"command goes on when that is put right"
+        ) from None
+
+
 def require_same(folder: Path, then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises UsageError, naming what differs, if the data in `folder` were made with other settings than `now`."""
     before, after = _flat(then), _flat(now)
@@ -220,22 +244,6 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in settings.items():
         flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else {prefix + name: value}
     return flat
-
-
-def _progress(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Where to go on, if a preparation was begun here. Raises UsageError if it was with other settings."""
-    if not (folder / PROGRESS).exists():
-        return None
-    try:
-        state = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        require_same(folder, state["settings"], settings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{folder / PROGRESS} cannot be read ({error}); begin again with --overwrite") from None
-    return state
-
-
-def _entries(writer: ShardWriter) -> list[Any]:
-    return [entry for split in SPLITS for entry in writer.finished[split]]
 
 
 def _has_parts(folder: Path) -> bool:

@@ -26,8 +26,12 @@ class ShardWriter:
         self.finished: dict[str, list[Entry]] = {split: [] for split in SPLITS}
         self._begun = dict.fromkeys(SPLITS, 0)  # tokens in the shard that is not full yet
 
-    def append(self, split: str, tokens: Tokens) -> None:
-        """Add tokens (N,) to the end of "train" or "val". Raises OSError if they cannot be written."""
+    def append(self, split: str, tokens: Tokens) -> list[Entry]:
+        """Add tokens (N,) to the end of "train" or "val" -> the shards that are full with them.
+
+        Raises OSError if they cannot be written.
+        """
+        n_before = len(self.finished[split])
         while len(tokens):
             part = tokens[: self.shard_tokens - self._begun[split]]
             with self._partial(split).open("ab" if self._begun[split] else "wb") as file:
@@ -38,6 +42,7 @@ class ShardWriter:
             if self._begun[split] == self.shard_tokens:
                 self._finish(split)
             tokens = tokens[len(part) :]
+        return self.finished[split][n_before:]
 
     def finish(self) -> list[Entry]:
         """Give the last shards their names -> all that were written, those of "train" first."""

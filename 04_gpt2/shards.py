@@ -28,6 +28,7 @@ MAGIC, VERSION, HEADER = 20240520, 1, 1024  # the header's first two numbers, it
 TOKEN = np.dtype("<u2")
 SPLITS: tuple[str, ...] = ("train", "val")
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+PROGRESS = "progress.json"  # beside shards whose preparation is not finished
 MAPPED = 512  # shards that are open at once: Python holds a file for each, and systems allow about a thousand
 
 Tokens = NDArray[np.uint16]  # (N,)
@@ -195,7 +196,11 @@ def shard_paths(folder: Path) -> dict[str, list[Path]]:
             if (found := count_tokens(folder / entry.name)) != entry.tokens:
                 raise UsageError(f"{folder / entry.name} holds {found:,} tokens; {MANIFEST} says {entry.tokens:,}")
         return {split: [folder / entry.name for entry in manifest.of(split)] for split in SPLITS}
+    if (folder / PROGRESS).exists():
+        raise UsageError(f"the preparation of {folder} is not finished; the command that began it (04_gpt2.data) goes on")
     found = {split: sorted(path for path in folder.glob("*.bin") if split in path.name) for split in SPLITS}
+    if not any(found.values()) and any(folder.glob("part-*-of-*")):
+        raise UsageError(f"{folder} holds parts that are not joined yet; python -m 04_gpt2.data merge {folder} does that")
     if not any(found.values()):
         raise UsageError(
             f"{folder} holds neither {MANIFEST} nor shards with train or val in their names (.bin); "
