@@ -12,8 +12,10 @@ from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import regex
 import tiktoken
+from numpy.typing import NDArray
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -122,10 +124,22 @@ class BytePairTokenizer:
             return self.tokens[i]
         raise ValueError(f"token id {i} is not in the vocabulary of {self.vocab_size}")
 
+    def encode_document(self, text: str) -> NDArray[np.uint32]:
+        """What `encode` gives without special tokens, by tiktoken's engine and as an array (N,): for long texts."""
+        try:
+            return self.tiktoken_encoding.encode_to_numpy(text, disallowed_special=())
+        except ValueError:  # its regular expressions run out of memory at a million spaces in a row, ours do not
+            chunks = [self._one_chunk_encoding.encode_to_numpy(chunk) for chunk in cut(text, self.pattern)]
+            return np.concatenate([np.empty(0, np.uint32), *chunks])
+
     @cached_property
     def tiktoken_encoding(self) -> tiktoken.Encoding:
-        """The same vocabulary in tiktoken's engine, for long texts."""
+        """The same vocabulary in tiktoken's engine."""
         return tiktoken.Encoding("byte-pair", pat_str=self.pattern, mergeable_ranks=self.ids, special_tokens=self.specials)
+
+    @cached_property
+    def _one_chunk_encoding(self) -> tiktoken.Encoding:
+        return tiktoken.Encoding("one chunk", pat_str=r"[\s\S]+", mergeable_ranks=self.ids, special_tokens={})
 
     def save(self, path: str | Path) -> None:
         """Write one readable JSON file; merges are written as in GPT-2's vocab.bpe, one printable character a byte."""

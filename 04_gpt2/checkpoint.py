@@ -73,8 +73,8 @@ def restore(folder: Path, model: GPT, optimizer: torch.optim.Optimizer, data: To
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
     if state["data_sha256"] != data.sha256:
         raise UsageError(
-            f"{folder} was trained on other tokens: the text or the way it is cut has changed since; "
-            f"bring the old text back, or name another --run"
+            f"{folder} was trained on other tokens: the text, its shards or the way it is cut has changed since; "
+            f"bring the old data back, or name another --run"
         )
     weights = load_file(folder / WEIGHTS)
     _require_fit(folder, weights, model)

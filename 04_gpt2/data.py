@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+if __name__ == "__main__":  # the library datasets looks at this when it is loaded: it need not load PyTorch too
+    os.environ.setdefault("USE_TORCH", "0")
+
 from tqdm import tqdm
 
 from shared.cli import RunError, UsageError, command, duration, parse, stop_between_steps
 
 from .preparation import Task, Told, merge, prepare, settings_of
 from .sealed import digest_of
-from .shards import MANIFEST, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths
+from .shards import MANIFEST, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths, tokenizer_of
 from .sources import NAMES, open_source
-from .tokenizer import gpt2_tokenizer, open_tokenizer
+from .tokenizer import open_tokenizer
 
 LOG_SECONDS = 60  # between two lines, where there is no terminal for a progress bar
 
@@ -100,28 +103,22 @@ def verify(folder: Path, quiet: bool = False) -> None:
     """Check each shard against the manifest (where there is one) and its ids against the vocabulary. Raises RunError if some
     are not as they were written, UsageError if the folder holds no shards."""
     manifest = Manifest.load(folder) if (folder / MANIFEST).exists() else None
-    digests, vocab_size = {}, gpt2_tokenizer().vocab_size
+    vocab_size = tokenizer_of(folder).vocab_size
     if manifest:
-        paths, vocab_size = [folder / entry.name for entry in manifest.shards], manifest.settings["tokenizer"]["vocab_size"]
-        digests = {entry.name: entry.sha256 for entry in manifest.shards}
+        paths, digests = [folder / entry.name for entry in manifest.shards], [entry.sha256 for entry in manifest.shards]
     else:
-        paths, vocab_size, digests = (
-            [path for found in shard_paths(folder).values() for path in found],
-            gpt2_tokenizer().vocab_size,
-            {},
-        )
+        paths = [path for found in shard_paths(folder).values() for path in found]
+        digests = [""] * len(paths)
     bad, total = [], 0
-    for path in paths:
+    for path, digest in zip(paths, digests, strict=True):
         try:
             n_tokens = count_tokens(path)
-            if manifest and digest_of(path) != digests[path.name]:
+            if digest and digest_of(path) != digest:
                 raise UsageError(f"{path} was altered: its SHA-256 is not the one in {MANIFEST}; fetch or prepare it again")
             for tokens in read_tokens(path):
                 require_ids_below(vocab_size, tokens, path)
             total += n_tokens
-            said = (
-                f"{path.name}: {n_tokens:,} tokens, as they were written" if manifest else f"{path.name}: {n_tokens:,} tokens"
-            )
+            said = f"{path.name}: {n_tokens:,} tokens" + (", as they were written" if digest else "")
         except UsageError as error:
             bad.append(path)
             said = str(error)
@@ -158,13 +155,17 @@ def _prepare(config: DataConfig) -> int:
     if not (config.source and config.to) or config.folder:
         raise UsageError("--source and --to are needed: what is to become tokens, and the folder for them")
     tokenizer = open_tokenizer(config.tokenizer)
-    if tokenizer.vocab_size > 2**16:
-        raise UsageError(
-            f"--tokenizer {config.tokenizer} has {tokenizer.vocab_size:,} ids; a shard's uint16 has room for 65,536"
-        )
     task = parse_task(config.task) if config.task else Task()
     folder = task.folder(Path(config.to))
-    source = open_source(config.source, config.subset, config.split, config.revision, config.column, config.download)
+    source = open_source(
+        config.source,
+        config.subset,
+        config.split,
+        config.revision,
+        config.column,
+        config.download,
+        show_progress=sys.stderr.isatty() and not config.quiet,
+    )
     if task.count > len(source.files):
         raise UsageError(
             f"--task {config.task}: {config.source} has {len(source.files)} files; at most that many tasks can share it"

@@ -74,7 +74,7 @@ class TokenShards(PipelineStep):
             tokenizer.save(folder / TOKENIZER)
             data = iter(data)
             while group := list(islice(data, DOCUMENTS)):
-                made = tokenise((document.text for document in group), tokenizer.tiktoken_encoding, self.val_share)
+                made = tokenise((document.text for document in group), tokenizer, self.val_share)
                 for split in SPLITS:
                     writer.append(split, made.tokens[split])
                     documents[split] += made.documents[split]

@@ -74,14 +74,14 @@ def shards(path: Path) -> list[Path]:
 
 
 def commit_of(dataset: str, revision: str = "") -> str:
-    """The commit that `revision` of a data set on the hub stands for now, the newest one if it is empty; without a network,
-    where HF_HUB_OFFLINE says that the cache is to be used, `revision` itself.
+    """The commit that `revision` of a data set on the hub stands for now, the newest one if it is empty; "" where
+    HF_HUB_OFFLINE says that the hub may not be asked.
 
     Raises UsageError if there is no such data set or revision, UnreachableError if that cannot be known.
     """
     hub = constants.ENDPOINT
     if constants.HF_HUB_OFFLINE:
-        return revision or "main"
+        return ""
     try:
         return str(HfApi(endpoint=hub).dataset_info(dataset, revision=revision or None, timeout=30).sha)
     except HFValidationError:

@@ -8,6 +8,7 @@ are numbered on from epoch to epoch. Of those that all ranks take at a time the 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from hashlib import sha256
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -55,6 +56,8 @@ class Loader:
         shard_ends = getattr(tokens, "ends", ()) if order == "shards" else ()
         self._order = Order(len(tokens), block_size, seed, shard_ends)
         self._same_order = {"order": order, "seed": seed, "block_size": block_size, "tokens": len(tokens)}
+        if order == "shards":
+            self._same_order["shard_ends"] = sha256(repr(list(shard_ends)).encode()).hexdigest()[:16]
         self._taken = 0  # windows, by all ranks together
         ahead = self.device.type != "cpu" if ahead is None else ahead
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader") if ahead else None
@@ -88,7 +91,7 @@ class Loader:
         return self._same_order | {"windows": self._taken}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Raises ValueError if it is of other tokens or another order."""
+        """Go on from `state`. Raises ValueError if it is of another number of tokens or another order."""
         differing = [name for name, value in self._same_order.items() if state.get(name) != value]
         if differing:
             listed = ", ".join(f"{name} was {state.get(name)} and is {self._same_order[name]}" for name in differing)
@@ -132,8 +135,9 @@ class Order:
         while count:
             epoch, place = divmod(first, self.n_windows)
             self._go_to(epoch, place)
-            group = self._permutation[place - self._group_start :][:count]
-            yield from self._offset + self.block_size * (self._group_first + group.astype(np.int64))
+            # A copy: what is yielded must not keep this permutation in memory while the next one is made.
+            group = self._permutation[place - self._group_start :][:count].astype(np.int64)
+            yield from self._offset + self.block_size * (self._group_first + group)
             first, count = first + len(group), count - len(group)
 
     def _go_to(self, epoch: int, place: int) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any, NamedTuple
 
 from shared.cli import RunError, UsageError
 
-from .bpe import BytePairTokenizer
+from .bpe import END_OF_TEXT, BytePairTokenizer
+from .documents import Piece, Source, pieces
 from .sealed import PARTIAL, digest_of, locked, make_folder, write_whole
 from .shard_writer import ShardWriter
-from .shards import MANIFEST, PROGRESS, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens
-from .sources import Piece, Source, pieces
+from .shards import MANIFEST, PROGRESS, SPLITS, TOKENIZER, Manifest, fingerprint, read_tokens, shard_paths
 from .tokenising import Tokenised, tokenise_all
 from .tokenizer import gpt2_tokenizer
 
@@ -55,7 +56,14 @@ class Told(NamedTuple):
 def settings_of(
     source: dict[str, Any], tokenizer: BytePairTokenizer, val_share: float, shard_tokens: int, task: Task
 ) -> dict[str, Any]:
-    """All that a folder's tokens depend on, as the manifest says it; `source` is a source's description."""
+    """All that a folder's tokens depend on, as the manifest says it; `source` is a source's description.
+
+    Raises UsageError if shards cannot hold the tokenizer's ids or if it has no <|endoftext|>.
+    """
+    if END_OF_TEXT not in tokenizer.specials:
+        raise UsageError(f"the tokenizer has no {END_OF_TEXT}, with which each document begins")
+    if tokenizer.vocab_size > 2**16:
+        raise UsageError(f"the tokenizer has {tokenizer.vocab_size:,} ids; shards have room for 65,536 (uint16)")
     digest = fingerprint(tokenizer)
     name = "gpt2" if digest == fingerprint(gpt2_tokenizer()) else "of its own"
     return {
@@ -87,6 +95,7 @@ def prepare(
     with claimed(folder, overwrite), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
             require_same(folder, Manifest.load(folder).settings, settings)
+            shard_paths(folder)  # all of them are there
             (folder / PROGRESS).unlink(missing_ok=True)
             return 0
         files = task.files(len(source.files))
@@ -97,15 +106,24 @@ def prepare(
         tokenizer.save(folder / TOKENIZER)
         state.save(folder, writer)
         left = pieces(source, range(state.file, files.stop), state.row)
-        for piece, made in tokenise_all(source, left, tokenizer, settings["val_share"], workers):
-            finished = [entry.name for split in SPLITS for entry in writer.append(split, made.tokens[split])]
-            state.note(piece, made, piece.rows.nbytes if source.json_column else len(piece.rows))
-            share = min(1, state.read / total) if total else None
-            tell(Told(sum(map(len, made.tokens.values())), share, source.files[piece.file], finished))
-            if finished or stop_asked():
-                state.save(folder, writer)
-            if stop_asked():
+        try:
+            for piece, made in tokenise_all(source, left, tokenizer, settings["val_share"], workers):
+                finished = [entry.name for split in SPLITS for entry in writer.append(split, made.tokens[split])]
+                state.note(piece, made, piece.rows.nbytes if source.json_column else len(piece.rows))
+                share = min(1, state.read / total) if total else None
+                tell(Told(sum(map(len, made.tokens.values())), share, source.files[piece.file], finished))
+                if finished or stop_asked():
+                    state.save(folder, writer)
+                if stop_asked():
+                    return stop_asked()
+        except BrokenProcessPool:
+            state.save(folder, writer)
+            if stop_asked():  # a scheduler's SIGTERM goes to all processes
                 return stop_asked()
+            raise RunError(
+                "a worker was ended from outside, perhaps for want of memory; what was written is saved, and the same command "
+                "goes on (with fewer --workers)"
+            ) from None
         finish(folder, writer, settings, state.documents, state.without_text)
     return 0
 
@@ -163,14 +181,16 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
         raise UsageError(f"{len(missing)} of {count} parts are not finished yet: {', '.join(missing[:5])}")
     manifests = [Manifest.load(part) for part in parts]
     settings = {name: value for name, value in manifests[0].settings.items() if name != "task"}
-    for part, manifest in zip(parts, manifests, strict=True):
-        require_same(part, {name: value for name, value in manifest.settings.items() if name != "task"}, settings)
+    for i, (part, manifest) in enumerate(zip(parts, manifests, strict=True), start=1):
+        require_same(part, manifest.settings, settings | ({"task": f"{i}/{count}"} if count > 1 else {}))
     if (folder / PROGRESS).exists():
         raise UsageError(
             f"{folder} holds a preparation without tasks that is not finished; give its command again, or remove it"
         )
     with claimed(folder, overwrite=False), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
+            require_same(folder, Manifest.load(folder).settings, settings)
+            shard_paths(folder)
             return
         writer = ShardWriter(folder, settings["shard_tokens"])
         writer.restore(writer.state())  # what an earlier merge has left
@@ -188,7 +208,12 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
 
 
 def finish(folder: Path, writer: ShardWriter, settings: dict[str, Any], documents: dict[str, int], without_text: int) -> None:
-    """Give the last shards their names and write the manifest, which says that the folder is finished."""
+    """Give the last shards their names and write the manifest, which says that the folder is finished.
+
+    Raises UsageError if there is no document in it, unless it is one of several parts.
+    """
+    if not any(documents.values()) and "task" not in settings:
+        raise UsageError(f"no row of {settings['source']['name']} has a text; {folder} is of no use")
     Manifest(settings, documents, without_text, tuple(writer.finish())).save(folder)
     (folder / PROGRESS).unlink(missing_ok=True)
 
@@ -208,7 +233,7 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
         if strange := sorted(name for name in names if not OURS.fullmatch(name)):
             raise UsageError(f"{folder} holds {strange[0]}, which is none of this command's; name a new or empty folder")
         if overwrite:
-            for name in (name for name in names if not PART.fullmatch(name)):
+            for name in sorted(name for name in names if not PART.fullmatch(name)):  # the manifest before the shards
                 (folder / name).unlink()
         elif not {MANIFEST, PROGRESS} & set(names) and any(name.endswith(".bin") for name in names) and not _has_parts(folder):
             raise UsageError(f"{folder} holds shards from elsewhere; name another folder, or replace them by --overwrite")

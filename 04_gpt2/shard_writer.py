@@ -64,24 +64,19 @@ class ShardWriter:
         for split in SPLITS:
             self.finished[split] = [Entry(**entry) for entry in state["finished"][split]]
             self._begun[split] = state["begun"][split]
-            index = len(self.finished[split])
-            while (later := self.folder / _name(split, index)).exists():
-                if index == len(self.finished[split]):
-                    later.replace(self._partial(split))  # was not full at that time
-                else:
-                    later.unlink()
-                index += 1
             partial, size = self._partial(split), HEADER + self._begun[split] * TOKEN.itemsize
-            whole = [self.folder / entry.name for entry in self.finished[split]]
-            if missing := [path for path in (*whole, *[partial] * bool(self._begun[split])) if not path.exists()]:
+            full = partial.with_name(_name(split, len(self.finished[split])))
+            if full.exists():  # was not full at that time
+                full.replace(partial)
+            keep = [self.folder / entry.name for entry in self.finished[split]] + [partial] * bool(self._begun[split])
+            for path in {*self.folder.glob(f"{split}_*.bin"), *self.folder.glob(f"{split}_*.bin{PARTIAL}")} - {*keep}:
+                path.unlink()
+            if missing := [path for path in keep if not path.exists()]:
                 raise UsageError(f"{missing[0]} is gone since it was written; bring it back, or begin again with --overwrite")
             if self._begun[split]:
                 if partial.stat().st_size < size:
                     raise UsageError(f"{partial} has been cut off since it was written; begin again with --overwrite")
                 os.truncate(partial, size)
-            for path in self.folder.glob(f"{split}_*.bin{PARTIAL}"):
-                if path != partial or not self._begun[split]:
-                    path.unlink()
 
     def _finish(self, split: str) -> None:
         partial, path = self._partial(split), self.folder / _name(split, len(self.finished[split]))

@@ -8,6 +8,8 @@ as Hugging Face's karpathy/fineweb-edu-100B-gpt2-token-shards, hold shards alone
 import hashlib
 import json
 import mmap
+import os
+import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,13 +25,16 @@ from shared.cli import UsageError
 
 from .bpe import BytePairTokenizer
 from .sealed import write_whole
+from .tokenizer import gpt2_tokenizer
+
+if sys.platform != "win32":
+    import resource
 
 MAGIC, VERSION, HEADER = 20240520, 1, 1024  # the header's first two numbers, its size in bytes
 TOKEN = np.dtype("<u2")
 SPLITS: tuple[str, ...] = ("train", "val")
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
 PROGRESS = "progress.json"  # beside shards whose preparation is not finished
-MAPPED = 512  # shards that are open at once: Python holds a file for each, and systems allow about a thousand
 
 Tokens = NDArray[np.uint16]  # (N,)
 
@@ -46,7 +51,7 @@ class Shards:
         self.paths, self.vocab_size, self._read_ahead, self._sha256s = tuple(paths), vocab_size, read_ahead, sha256s
         self.ends = list(accumulate(count_tokens(path) for path in paths))  # place after the last token of each shard
         self._firsts = [0, *self.ends]
-        self._mapped = lru_cache(maxsize=MAPPED)(self._map)
+        self._mapped = lru_cache(maxsize=_open_at_once())(self._map)
 
     @property
     def sha256(self) -> str:
@@ -67,7 +72,7 @@ class Shards:
             piece = self._mapped(index)[start - first : stop - first]
             if len(piece) and piece.max() >= self.vocab_size:
                 require_ids_below(self.vocab_size, piece, self.paths[index])
-            pieces.append(piece)
+            pieces.append(piece if stop <= self.ends[index] and not pieces else piece.copy())  # lets go of the file
             index += 1
             start = self._firsts[index]
         return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, TOKEN), *pieces])
@@ -78,6 +83,13 @@ class Shards:
         if not self._read_ahead and hasattr(mmap, "MADV_RANDOM"):
             mapped.madvise(mmap.MADV_RANDOM)
         return np.frombuffer(mapped, TOKEN, offset=HEADER)
+
+
+def _open_at_once() -> int:
+    """How many shards may be open: Python holds a file for each, of which systems allow 256, a thousand or a million."""
+    if sys.platform == "win32":
+        return 512
+    return max(1, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 2**16) // 4)
 
 
 def header(n_tokens: int) -> bytes:
@@ -91,25 +103,22 @@ def count_tokens(path: Path) -> int:
     """How many tokens the shard holds. Raises UsageError if it is not a whole shard."""
     try:
         with path.open("rb") as file:
-            numbers = np.frombuffer(file.read(HEADER), dtype="<i4")
-        size = path.stat().st_size
-    except (OSError, ValueError) as error:  # a size that is no multiple of 4
-        reason = error.strerror if isinstance(error, OSError) else "its header is cut off"
-        raise UsageError(f"{path} is not a token shard: {reason}") from None
-    if len(numbers) < 3 or numbers[0] != MAGIC:
-        raise UsageError(f"{path} is not a token shard: it begins with {_first(numbers)}, not with the magic number {MAGIC}")
+            size = os.fstat(file.fileno()).st_size
+            numbers = np.frombuffer(file.read(HEADER)[: size // 4 * 4], dtype="<i4")
+    except OSError as error:
+        raise UsageError(f"{path} is not a token shard: {error.strerror}") from None
+    if size < HEADER:
+        raise UsageError(f"{path} is not a token shard: it has {size:,} bytes, and the header alone takes {HEADER:,}")
+    if numbers[0] != MAGIC:
+        raise UsageError(f"{path} is not a token shard: it begins with {numbers[0]}, not with the magic number {MAGIC}")
     if numbers[1] != VERSION:
         raise UsageError(f"{path} is a token shard of version {numbers[1]}; version {VERSION} (uint16 tokens) is expected")
-    if size != HEADER + TOKEN.itemsize * int(numbers[2]):
+    if numbers[2] < 0 or size != HEADER + TOKEN.itemsize * int(numbers[2]):
         raise UsageError(
             f"{path} is cut off or altered: its header says {numbers[2]:,} tokens, which take "
             f"{HEADER + TOKEN.itemsize * int(numbers[2]):,} bytes, and it has {size:,}; fetch or prepare it again"
         )
     return int(numbers[2])
-
-
-def _first(numbers: NDArray[np.int32]) -> str:
-    return str(numbers[0]) if len(numbers) else "nothing"
 
 
 def read_tokens(path: Path, n_tokens: int = 2**23) -> Iterator[Tokens]:
@@ -133,8 +142,8 @@ def require_ids_below(vocab_size: int, tokens: Tokens, path: Path) -> None:
 
 def fingerprint(tokenizer: BytePairTokenizer) -> str:
     """A digest that two tokenizers share if they give the same ids: of the pattern, each id's bytes and the special tokens."""
-    content = [tokenizer.pattern, *(token.hex() for token in tokenizer.tokens), *tokenizer.specials]
-    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+    content = [tokenizer.pattern, [token.hex() for token in tokenizer.tokens], list(tokenizer.specials)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -170,8 +179,13 @@ class Manifest:
         try:
             content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
             manifest = cls(**content | {"shards": tuple(Entry(**entry) for entry in content["shards"])})
-            if not {"sha256", "vocab_size"} <= manifest.settings["tokenizer"].keys():
-                raise ValueError("it does not say which tokenizer")
+            described = manifest.settings["tokenizer"]
+            texts = [described["sha256"], *(text for entry in manifest.shards for text in (entry.name, entry.sha256))]
+            numbers = [described["vocab_size"], *(entry.tokens for entry in manifest.shards), *manifest.documents.values()]
+            if not all(isinstance(text, str) for text in texts) or not all(isinstance(number, int) for number in numbers):
+                raise ValueError("a text or a number is expected where it has something else")
+            if any(Path(entry.name).name != entry.name for entry in manifest.shards):
+                raise ValueError("it names a shard outside the folder")
         except OSError as error:
             raise UsageError(f"cannot read {folder / MANIFEST}: {error.strerror}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -198,7 +212,9 @@ def shard_paths(folder: Path) -> dict[str, list[Path]]:
         return {split: [folder / entry.name for entry in manifest.of(split)] for split in SPLITS}
     if (folder / PROGRESS).exists():
         raise UsageError(f"the preparation of {folder} is not finished; the command that began it (04_gpt2.data) goes on")
-    found = {split: sorted(path for path in folder.glob("*.bin") if split in path.name) for split in SPLITS}
+    of_training = {path for path in folder.glob("*.bin") if "train" in path.name}
+    of_validation = {path for path in folder.glob("*.bin") if "val" in path.name} - of_training  # interval_train.bin
+    found = {"train": sorted(of_training), "val": sorted(of_validation)}
     if not any(found.values()) and any(folder.glob("part-*-of-*")):
         raise UsageError(f"{folder} holds parts that are not joined yet; python -m 04_gpt2.data merge {folder} does that")
     if not any(found.values()):
@@ -207,3 +223,24 @@ def shard_paths(folder: Path) -> dict[str, list[Path]]:
             f"python -m 04_gpt2.data --source ... --to {folder} prepares it"
         )
     return found
+
+
+def tokenizer_of(folder: Path) -> BytePairTokenizer:
+    """The tokenizer that a folder's manifest names; GPT-2's, if it has no manifest.
+
+    Raises UsageError if that cannot be read, or if it is another one than the shards were made with.
+    """
+    if not (folder / MANIFEST).exists():
+        return gpt2_tokenizer()
+    described = Manifest.load(folder).settings["tokenizer"]
+    try:
+        is_gpt2 = described.get("name") == "gpt2"
+        tokenizer = gpt2_tokenizer() if is_gpt2 else BytePairTokenizer.load(folder / TOKENIZER)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder / TOKENIZER}, the tokenizer of these shards, cannot be read: {error}") from None
+    if described["sha256"] != fingerprint(tokenizer):
+        raise UsageError(
+            f"{folder / MANIFEST} was made with another tokenizer than {TOKENIZER} beside it: fingerprints "
+            f"{described['sha256'][:12]} and {fingerprint(tokenizer)[:12]}; bring the right one back, or prepare anew"
+        )
+    return tokenizer

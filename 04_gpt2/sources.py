@@ -5,138 +5,75 @@ lines are read as lines and each is parsed by itself, so that their other column
 RedPajama do.
 """
 
+import glob
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shared import corpora
 from shared.cli import RunError, UsageError
 
+from .documents import Source, cut_into_documents
 from .hub import commit_of
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 FINEWEB_EDU, FINEWEB_EDU_SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
 REDPAJAMA, REDPAJAMA_FILES = "togethercomputer/RedPajama-Data-1T-Sample", "*_sample.jsonl"
 PLAYS = "shakespeare"
 NAMES = ("fineweb-edu", "redpajama", PLAYS)
 PARQUET, JSON_LINES = (".parquet",), (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst")
-DOCUMENT = 8_000  # characters after which a text is cut at the next blank line; at the next line end after four times as many
-ROWS, PIECE = 256, 2**20  # rows that are read at once; bytes of text that one worker takes at a time
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows of text in a fixed order, spread over files.
-
-    description     what the manifest says of it: all that decides which texts come in which order
-    files           a name for each file, for messages
-    read            (file, row) -> the rows of that file from `row` on, as arrays of texts
-    json_column     None if rows are documents; else rows are JSON lines and the document is their value of that name
-    sizes           of each file, in rows, or of JSON lines in bytes, to tell how much is left; empty if not known
-    """
-
-    description: dict[str, Any]
-    files: Sequence[str]
-    read: Callable[[int, int], Iterator[pa.Array]]
-    json_column: str | None = None
-    sizes: Sequence[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Rows that follow on each other, as much as a worker takes at a time."""
-
-    rows: pa.Array
-    file: int
-    first_row: int
-
-    @property
-    def next_row(self) -> int:
-        """The first row of the file that comes after these."""
-        return self.first_row + len(self.rows)
+ROWS = 256  # read at once
 
 
 def open_source(
-    name: str, subset: str = "", split: str = "train", revision: str = "", column: str = "text", download: bool = False
+    name: str,
+    subset: str = "",
+    split: str = "train",
+    revision: str = "",
+    column: str = "text",
+    download: bool = False,
+    show_progress: bool = False,
 ) -> Source:
     """The source called `name`: one of NAMES, else a file or a folder, else a data set on the hub.
 
-    Raises UsageError if there is none, if it holds no texts or has no such column; RunError if the hub cannot be reached.
+    show_progress is about a download. Raises UsageError if there is no such source, or if it holds no texts or has no such
+    column; RunError if the hub cannot be reached.
     """
+    load = partial(_load, show_progress=show_progress)
     if name == PLAYS:
         plays = corpora.plays()
         whole = hashlib.sha256("\n".join(plays.values()).encode()).hexdigest()
         return _texts({"name": PLAYS, "sha256": whole}, {title: partial(StringIO, text) for title, text in plays.items()})
-    if name in NAMES:
-        commit = commit_of(REDPAJAMA if name == "redpajama" else FINEWEB_EDU, revision)
-        if name == "redpajama":
-            files = f"hf://datasets/{REDPAJAMA}@{commit}/{REDPAJAMA_FILES}"
-            dataset = _load("text", data_files=files, split="train", streaming=not download)
-            return _of_dataset(dataset, {"name": REDPAJAMA, "revision": commit, "column": column}, "text", json_column=column)
-        name, subset, revision = FINEWEB_EDU, subset or FINEWEB_EDU_SUBSET, commit
-    path = Path(name)
-    if path.is_file() and not path.name.endswith(PARQUET + JSON_LINES):
+    if name == "redpajama":
+        commit = commit_of(REDPAJAMA, revision)
+        files = f"hf://datasets/{REDPAJAMA}@{commit or 'main'}/{REDPAJAMA_FILES}"
+        dataset = load("text", data_files=files, split="train", encoding="utf-8-sig", streaming=not download)
+        return _of_dataset(dataset, {"name": REDPAJAMA, "revision": commit, "column": column}, "text", json_column=column)
+    if name == "fineweb-edu":
+        name, subset, path = FINEWEB_EDU, subset or FINEWEB_EDU_SUBSET, None
+    else:
+        path = Path(name)
+    if path and path.is_file() and not path.name.endswith(PARQUET + JSON_LINES):
         return _text_file(path)
-    if path.exists() and not subset:
+    if path and path.exists() and not subset:
         return _local_files(path, column)
-    if path.exists():
-        dataset = _load(str(path), name=subset, split=split, streaming=True)
-        description = {"name": path.absolute().name, "subset": subset, "split": split, "column": column}
-        return _of_dataset(dataset, description | {"files": _listing(_files_in(path, PARQUET + JSON_LINES), path)}, column)
+    description = {"name": name, "subset": subset, "split": split, "column": column}
+    if path and path.exists():
+        files = _listing(_files_in(path, PARQUET + JSON_LINES), path)
+        dataset = load(str(path), name=subset, split=split, streaming=True)
+        return _of_dataset(dataset, description | {"name": path.absolute().name, "files": files}, column)
     commit = commit_of(name, revision)
-    dataset = _load(name, name=subset or None, split=split, revision=commit, streaming=not download)
-    description = {"name": name, "subset": subset, "split": split, "revision": commit, "column": column}
-    return _of_dataset(dataset, description, column)
-
-
-def pieces(source: Source, files: range, row: int) -> Iterator[Piece]:
-    """The rows of `files`, from `row` of the first one on. Raises RunError, naming the file, if one cannot be read."""
-    for file in files:
-        try:
-            for rows in _of_size(source.read(file, row), PIECE):
-                yield Piece(rows, file, row)
-                row += len(rows)
-        except (RunError, UsageError):
-            raise
-        except Exception as error:  # pyarrow, datasets and the HTTP library under them raise all kinds
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise RunError(
-                f"{source.files[file]} cannot be read beyond row {row:,}: {reason}; finished shards stay, "
-                f"and the same command goes on when that is put right"
-            ) from None
-        row = 0
-
-
-def texts_of(piece: Piece, source_file: str, json_column: str | None) -> Iterator[str | None]:
-    """The documents of a piece; None for a row without text. Raises UsageError, naming the line, if it has no such column."""
-    for row, value in enumerate(piece.rows.to_pylist(), start=piece.first_row):
-        if json_column is None or not value:
-            yield value
-            continue
-        try:
-            content = json.loads(value)
-        except ValueError as error:
-            raise UsageError(f"line {row + 1:,} of {source_file} is not JSON: {error}") from None
-        if not isinstance(content, dict) or not isinstance(content.get(json_column, 0), str | None):
-            listed = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-            raise UsageError(
-                f"line {row + 1:,} of {source_file} has no text called {json_column}; it has {listed}; give --column"
-            )
-        text = content[json_column]
-        # JSON can spell half of a surrogate pair, which is no character; tiktoken puts U+FFFD in its place too
-        yield text and text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    dataset = load(name, name=subset or None, split=split, revision=commit or None, streaming=not download)
+    if not commit:  # without a network: the cache knows
+        commit = Path(dataset.cache_files[0]["filename"]).parent.name
+        if revision not in ("", commit):
+            raise UsageError(f"the cache holds {name} as of revision {commit}, not {revision}; give that one, or none")
+    return _of_dataset(dataset, description | {"revision": commit}, column)
 
 
 def _text_file(path: Path) -> Source:
@@ -166,19 +103,6 @@ def _texts(description: dict[str, Any], texts: dict[str, Callable[[], Iterable[s
     return Source(description, list(texts), read)
 
 
-def cut_into_documents(lines: Iterable[str]) -> Iterator[str]:
-    """Consecutive lines together, cut after a blank line once there are 8,000 characters, after any once there are 32,000."""
-    document, size = [], 0
-    for line in lines:
-        document.append(line)
-        size += len(line)
-        if size >= (4 * DOCUMENT if line.strip() else DOCUMENT):
-            yield "".join(document)
-            document, size = [], 0
-    if document:
-        yield "".join(document)
-
-
 def _local_files(path: Path, column: str) -> Source:
     """The parquet files or the JSON lines in a folder, or one such file."""
     parquet, lines = (_files_in(path, suffixes) for suffixes in (PARQUET, JSON_LINES))
@@ -186,91 +110,90 @@ def _local_files(path: Path, column: str) -> Source:
         held = "both parquet files and JSON lines" if parquet else "no file that ends in " + ", ".join(PARQUET + JSON_LINES)
         raise UsageError(f"{path} holds {held}; give a folder of parquet files or one of JSON lines, each row with a text")
     files = parquet or lines
+    if not any(file.stat().st_size for file in files):
+        raise UsageError(f"{path} holds nothing but empty files; give one with rows that have a text")
     description = {"name": path.absolute().name, "column": column, "files": _listing(files, path)}
     names = [str(file) for file in files]
+    patterns = [glob.escape(name) for name in names]
     if lines:
-        dataset = _load("text", data_files=names, split="train", streaming=True)
+        dataset = _load("text", data_files=patterns, split="train", encoding="utf-8-sig", streaming=True)
         sizes = [] if any(file.suffix in (".gz", ".zst") for file in files) else [file.stat().st_size for file in files]
         return _of_dataset(dataset, description, "text", json_column=column, sizes=sizes, names=names)
-    try:
-        sizes = [pq.read_metadata(file).num_rows for file in files]
-    except (OSError, pa.ArrowInvalid) as error:
-        bad = next(file for file in files if not _is_parquet(file))
-        raise UsageError(f"{bad} is not a parquet file: {str(error).partition(chr(10))[0]}") from None
-    dataset = _load("parquet", data_files=names, split="train", streaming=True, batch_size=ROWS)
+    sizes = [_rows_of_parquet(file, column) for file in files]
+    dataset = _load("parquet", data_files=patterns, split="train", columns=[column], batch_size=ROWS, streaming=True)
     return _of_dataset(dataset, description, column, sizes=sizes, names=names)
 
 
+def _rows_of_parquet(file: Path, column: str) -> int:
+    """How many rows a file has. Raises UsageError if it is not parquet, or `column` is not there or holds no text."""
+    try:
+        metadata = pq.read_metadata(file)
+        schema = metadata.schema.to_arrow_schema()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UsageError(f"{file} is not a parquet file: {str(error).partition(chr(10))[0]}") from None
+    if column not in schema.names:
+        raise UsageError(f"{file} has no column {column}; it has {', '.join(schema.names)}; give one of them by --column")
+    if schema.field(column).type not in (pa.string(), pa.large_string()):
+        raise UsageError(f"the column {column} of {file} holds {schema.field(column).type}, and text is expected")
+    return metadata.num_rows
+
+
 def _of_dataset(
-    dataset: "IterableDataset",
+    dataset: Any,
     description: dict[str, Any],
     column: str,
     json_column: str | None = None,
     sizes: Sequence[int] = (),
     names: Sequence[str] = (),
 ) -> Source:
-    features = dataset.features or dict.fromkeys(next(iter(dataset), {}), None)
-    if column not in features:
-        raise UsageError(
-            f"{description['name']} has no column {column}; it has {', '.join(features)}; give one of them by --column"
-        )
-    if dataset.features and getattr(features[column], "dtype", "") not in ("string", "large_string"):
-        raise UsageError(f"the column {column} of {description['name']} holds {features[column]}, and text is expected")
-    n_files = dataset.num_shards
-    rows = dataset.select_columns([column])
+    if not json_column:
+        _require_text(dataset, column, str(description["name"]))
+    known = dataset.info.splits.get(str(description.get("split"))) if dataset.info.splits and not json_column else None
+    if hasattr(dataset, "to_iterable_dataset"):  # it has been downloaded
+        dataset = dataset.to_iterable_dataset(num_shards=max(1, min(1024, len(dataset) // 1000)))
+    stream: Any = dataset.select_columns([column])
+    n_files = stream.num_shards
+    assert not names or len(names) == n_files, "the library reads other files than it was given"
+    names = names or [f"file {i + 1} of {n_files} of {description['name']}" for i in range(n_files)]
+    if not sizes and known and known.num_examples:
+        sizes = [known.num_examples // n_files] * n_files
 
     def read(file: int, row: int) -> Iterator[pa.Array]:
-        of_file = rows.shard(num_shards=n_files, index=file).skip(row).with_format("arrow")
-        table: Any
+        of_file = stream.shard(num_shards=n_files, index=file).skip(row).with_format("arrow")
         for table in of_file.iter(batch_size=ROWS):
             yield table[column].combine_chunks()
 
-    names = names or [f"file {i + 1} of {n_files} of {description['name']}" for i in range(n_files)]
-    if not sizes and dataset.info.splits and not json_column:
-        known = dataset.info.splits.get(str(description.get("split")))
-        sizes = [known.num_examples // n_files] * n_files if known and known.num_examples else []
     return Source(description, names, read, json_column, sizes)
 
 
-def _load(path: str, streaming: bool, **arguments: Any) -> "IterableDataset":
-    """What datasets.load_dataset gives, with its errors as one sentence."""
+def _require_text(dataset: Any, column: str, name: str) -> None:
+    """Raises UsageError if the data set has no such column, or it holds no text; RunError if that cannot be read."""
+    try:
+        first: Any = {} if dataset.features else next(iter(dataset), {})
+    except Exception as error:  # as in `pieces`
+        raise RunError(f"{name} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    columns = dataset.features or first
+    if column not in columns:
+        raise UsageError(f"{name} has no column {column}; it has {', '.join(columns)}; give one of them by --column")
+    kind = getattr(columns[column], "dtype", type(columns[column]).__name__)
+    if kind not in ("string", "large_string", "str"):
+        raise UsageError(f"the column {column} of {name} holds {kind}, and text is expected")
+
+
+def _load(path: str, streaming: bool, show_progress: bool = False, **arguments: Any) -> Any:
+    """What datasets.load_dataset gives, a Dataset or an IterableDataset, with its errors as one sentence."""
     import datasets  # takes seconds, which the workers and those who read texts need not spend
 
-    datasets.logging.set_verbosity_error()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    (datasets.enable_progress_bars if show_progress else datasets.disable_progress_bars)()
     try:
-        dataset = datasets.load_dataset(path, streaming=streaming, **arguments)
+        return datasets.load_dataset(path, streaming=streaming, **arguments)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".partition("\n")[0]
         reason = f"{arguments.get('data_files', path)} cannot be opened by the library datasets ({said})"
         if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
             raise RunError(f"{reason}; try again, or fetch it where there is a network and give the folder") from None
         raise UsageError(reason) from None
-    if isinstance(dataset, datasets.Dataset):
-        dataset = dataset.to_iterable_dataset(num_shards=max(1, min(1024, len(dataset) // 1000)))
-    return dataset
-
-
-def _of_size(arrays: Iterator[pa.Array], limit: int) -> Iterator[pa.Array]:
-    """The same rows in arrays of about `limit` bytes, or of one row that is larger."""
-    waiting: list[pa.Array] = []
-    for array in arrays:
-        waiting.append(array)
-        if sum(each.nbytes for each in waiting) >= limit:
-            yield from _cut(pa.concat_arrays(waiting), limit)
-            waiting = []
-    if waiting:
-        yield from _cut(pa.concat_arrays(waiting), limit)
-
-
-def _cut(rows: pa.Array, limit: int) -> Iterator[pa.Array]:
-    lengths = pc.call_function("binary_length", [rows])
-    ends = np.cumsum(lengths.fill_null(0).to_numpy())
-    first = 0
-    while first < len(rows):
-        before = ends[first - 1] if first else 0
-        last = max(first + 1, int(np.searchsorted(ends, before + limit, side="right")))
-        yield rows[first:last]
-        first = last
 
 
 def _files_in(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -284,11 +207,3 @@ def _listing(files: Sequence[Path], folder: Path) -> dict[str, Any]:
     """How many files there are and a digest of their names and sizes, by which a folder that has changed is noticed."""
     listed = "\n".join(f"{file.relative_to(folder)} {file.stat().st_size}" for file in files)
     return {"count": len(files), "sha256_of_names_and_sizes": hashlib.sha256(listed.encode()).hexdigest()}
-
-
-def _is_parquet(file: Path) -> bool:
-    try:
-        pq.read_metadata(file)
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return True

@@ -14,8 +14,8 @@ from shared.cli import UsageError
 from .bpe import END_OF_TEXT, BytePairTokenizer
 from .config import GPTConfig
 from .loader import Tokens
-from .shards import MANIFEST, SPLITS, TOKENIZER, Manifest, Shards, fingerprint, shard_paths
-from .tokenizer import choose_tokenizer, gpt2_tokenizer
+from .shards import MANIFEST, SPLITS, Manifest, Shards, shard_paths, tokenizer_of
+from .tokenizer import choose_tokenizer
 
 TEXTS = {"shakespeare": corpora.shakespeare, "tinyshakespeare": corpora.tinyshakespeare}
 
@@ -54,22 +54,10 @@ def open_folder(folder: Path, vocab_size: int, read_ahead: bool = False) -> Toke
     Raises UsageError if a shard is damaged, if a split has no tokens, if the manifest is another tokenizer's, or if the
     tokenizer has more than `vocab_size` ids.
     """
-    paths = shard_paths(folder)
-    tokenizer, sha256s = gpt2_tokenizer(), dict.fromkeys(SPLITS, ())
+    paths, tokenizer, sha256s = shard_paths(folder), tokenizer_of(folder), dict.fromkeys(SPLITS, ())
     if (folder / MANIFEST).exists():
         manifest = Manifest.load(folder)
-        described = manifest.settings["tokenizer"]
         sha256s = {split: [entry.sha256 for entry in manifest.of(split)] for split in SPLITS}
-        if described["sha256"] != fingerprint(tokenizer):
-            try:
-                tokenizer = BytePairTokenizer.load(folder / TOKENIZER)
-            except (OSError, ValueError) as error:
-                raise UsageError(f"{folder / TOKENIZER}, the tokenizer of these shards, cannot be read: {error}") from None
-        if described["sha256"] != fingerprint(tokenizer):
-            raise UsageError(
-                f"{folder / MANIFEST} was made with another tokenizer than {TOKENIZER} beside it: fingerprints "
-                f"{described['sha256'][:12]} and {fingerprint(tokenizer)[:12]}; bring the right one back, or prepare anew"
-            )
     if tokenizer.vocab_size > vocab_size:
         raise UsageError(f"--vocab-size {vocab_size} has no room for the {tokenizer.vocab_size:,} ids of {folder}")
     train, val = (Shards(paths[split], tokenizer.vocab_size, read_ahead, sha256s[split]) for split in SPLITS)
@@ -120,5 +108,5 @@ def tokenise(document: str, tokenizer: BytePairTokenizer) -> np.ndarray:
 
     The marker's text inside a document is ordinary text.
     """
-    ids = [tokenizer.specials[END_OF_TEXT], *tokenizer.tiktoken_encoding.encode_ordinary(document)]
-    return np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    ids = np.append([tokenizer.specials[END_OF_TEXT]], tokenizer.encode_document(document))
+    return ids.astype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)

@@ -12,17 +12,14 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
-import tiktoken
-
-from shared.cli import RunError
 
 from .bpe import END_OF_TEXT, BytePairTokenizer
+from .documents import Piece, Source, texts_of
 from .shards import SPLITS, TOKEN, Tokens
-from .sources import Piece, Source, texts_of
 
 AHEAD = 3  # pieces in flight for each worker
 
@@ -41,17 +38,17 @@ def split_of(document: str, val_share: float) -> str:
     return "val" if int.from_bytes(digest) < val_share * 2**64 else "train"
 
 
-def tokenise(documents: Iterable[str | None], encoding: tiktoken.Encoding, val_share: float) -> Tokenised:
+def tokenise(documents: Iterable[str | None], tokenizer: BytePairTokenizer, val_share: float) -> Tokenised:
     """Each document's ids after <|endoftext|>, which inside a document is ordinary text."""
     ids: dict[str, list[Any]] = {split: [] for split in SPLITS}
-    end_of_text = [encoding.encode_single_token(END_OF_TEXT)]
+    end_of_text = [tokenizer.specials[END_OF_TEXT]]
     counts, without_text = dict.fromkeys(SPLITS, 0), 0
     for document in documents:
         if not document:
             without_text += 1
             continue
         split = split_of(document, val_share)
-        ids[split] += [end_of_text, encoding.encode_to_numpy(document, disallowed_special=())]
+        ids[split] += [end_of_text, tokenizer.encode_document(document)]
         counts[split] += 1
     tokens = {
         split: np.concatenate([np.empty(0, TOKEN), *parts], dtype=TOKEN, casting="unsafe") for split, parts in ids.items()
@@ -62,13 +59,17 @@ def tokenise(documents: Iterable[str | None], encoding: tiktoken.Encoding, val_s
 def tokenise_all(
     source: Source, of: Iterable[Piece], tokenizer: BytePairTokenizer, val_share: float, workers: int
 ) -> Iterator[tuple[Piece, Tokenised]]:
-    """The pieces in order, each with its tokens; `workers` processes are at work on those that follow."""
+    """The pieces in order, each with its tokens; `workers` processes are at work on those that follow.
+
+    Raises BrokenProcessPool if one of them is ended from outside.
+    """
     waiting: deque[tuple[Piece, Future[Tokenised]]] = deque()
     context = multiprocessing.get_context("spawn")  # the library datasets has threads, which do not survive a fork
     with ProcessPoolExecutor(workers, context, _begin_worker, (tokenizer, val_share)) as pool:
         try:
             for piece in of:
-                future = pool.submit(_work, piece, source.files[piece.file], source.json_column)
+                with _ctrl_c_waits():  # a worker that is begun here never hears of it
+                    future = pool.submit(_work, piece, source.files[piece.file], source.json_column)
                 waiting.append((piece, future))
                 if len(waiting) > AHEAD * workers:
                     first, made = waiting.popleft()
@@ -76,14 +77,22 @@ def tokenise_all(
             while waiting:
                 first, made = waiting.popleft()
                 yield first, made.result()
-        except BrokenProcessPool:
-            raise RunError(
-                "a worker was ended from outside, perhaps for want of memory; finished shards stay, and the same command "
-                "goes on (with fewer --workers)"
-            ) from None
         finally:
             for _, made in waiting:
                 made.cancel()
+
+
+@contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Within this block Ctrl-C is held back, for this thread and for good for the processes that it begins."""
+    if os.name == "nt":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: dict[str, Any] = {}  # of a worker process: what all its pieces need
@@ -94,7 +103,7 @@ def _begin_worker(tokenizer: BytePairTokenizer, val_share: float) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:  # if it is killed, nobody else ends this one
         threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _worker.update(encoding=tokenizer.tiktoken_encoding, val_share=val_share)
+    _worker.update(tokenizer=tokenizer, val_share=val_share)
 
 
 def _work(piece: Piece, file: str, json_column: str | None) -> Tokenised:

@@ -268,3 +268,23 @@ def test_training_stops_when_nothing_is_left_to_merge_and_refuses_a_vocabulary_w
     assert bpe.BytePairTokenizer.train("", vocab_size=1000).vocab_size == 257
     with pytest.raises(ValueError, match="at least 257"):
         bpe.BytePairTokenizer.train("ab", vocab_size=256)
+
+
+@given(st.text(max_size=200))
+def test_a_document_is_encoded_as_any_text_even_where_tiktokens_regular_expressions_give_up(text):
+    tokenizer = bpe.BytePairTokenizer.train("to be or not to be, that is the question " * 3, 300)
+    assert tokenizer.encode_document(text).tolist() == tokenizer.encode(text)
+
+    class GivesUp:
+        def encode_to_numpy(self, text, disallowed_special):
+            raise ValueError("out of stack")
+
+    tokenizer.__dict__["tiktoken_encoding"] = GivesUp()
+    assert tokenizer.encode_document(text).tolist() == tokenizer.encode(text)
+
+
+def test_a_million_spaces_are_a_document():
+    tokenizer = bpe.BytePairTokenizer.train("    a    b" * 9, 270)
+    text = "a" + " " * 1_000_000 + "b"
+    ids = tokenizer.encode_document(text)
+    assert tokenizer.decode(ids.tolist()) == text and len(ids) < 600_000

@@ -3,12 +3,11 @@
 import json
 import subprocess
 import sys
-import threading
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
+
+from .hub_server import serving
 
 PROGRAM = """
 import sys, time
@@ -30,38 +29,6 @@ PARAMETERS = (
 )
 
 
-class Hub(BaseHTTPRequestHandler):
-    """GET and HEAD of /NAME/resolve/main/FILE, with the headers by which the library names commits, files and errors."""
-
-    def do_GET(self):
-        name, _, path = self.path.lstrip("/").partition("/resolve/")
-        file = self.server.models.get(name, {}).get(path.partition("/")[2])
-        self.server.asked.append(self.path)
-        if file is None:
-            code = "EntryNotFound" if name in self.server.models else "RepoNotFound"
-            code = "GatedRepo" if name == "some/gated" else code
-            self.answer(403 if code == "GatedRepo" else 404, {"X-Error-Code": code, "X-Repo-Commit": "c" * 40}, b"")
-            return
-        headers = {"ETag": f'"{sha256(file).hexdigest()}"', "X-Repo-Commit": "c" * 40}
-        if name == "some/broken" and path.endswith(".safetensors") and self.command == "GET":
-            self.answer(500, {}, b"")
-            return
-        self.answer(200, headers, file, cut="short" in name and path.endswith(".safetensors"))
-
-    do_HEAD = do_GET  # noqa: N815, both names are http.server's
-
-    def answer(self, status, headers, body, cut=False):
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body[: len(body) // 2] if cut else body)
-
-    def log_message(self, format, *args):
-        pass
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The files of a small model in one piece and in several."""
@@ -74,28 +41,28 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def server(files):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     whole, parts = files
-    server.models = {
-        "tiny": whole,
-        "some/sharded": parts,
-        "some/broken": whole,
-        "some/short": whole,
-        "some/llama": {},
-        "some/gated": {},
-    }
-    server.models["some/llama"] = {"config.json": json.dumps({"model_type": "llama"}).encode()}
-    server.asked = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    models = {"tiny": whole, "some/sharded": parts, "some/broken": whole, "some/short": whole}
+    with serving() as hub:
+        for name, content in models.items():
+            hub.publish(name, content)
+        hub.publish("some/llama", {"config.json": json.dumps({"model_type": "llama"}).encode()})
+        hub.publish("some/gated", {}).gated = True
+        hub.fault = fault
+        yield hub
+
+
+def fault(request):
+    """What goes wrong with the weights of some/broken and of some/short."""
+    if not (request.startswith("GET ") and ".safetensors" in request):
+        return ""
+    return "broken" if "some/broken" in request else "cut" if "some/short" in request else ""
 
 
 @pytest.fixture
 def load(server, tmp_path, monkeypatch):
     """Call it with names: the lines of a program that loads these models from the server, with a cache of its own."""
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
@@ -111,9 +78,9 @@ def load(server, tmp_path, monkeypatch):
 def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_path, monkeypatch):
     assert load("tiny", "some/sharded") == [PARAMETERS, PARAMETERS]
     assert (tmp_path / "home/hub/models--tiny").is_dir()
-    [config, *others] = [path for path in dict.fromkeys(server.asked) if path.startswith("/tiny/")]
-    assert config == "/tiny/resolve/main/config.json"  # it names the commit, which all other files are taken from
-    assert others == [f"/tiny/resolve/{'c' * 40}/model.safetensors"]
+    [config, *others] = [path for path in dict.fromkeys(server.asked) if path.startswith("GET /tiny/")]
+    assert config == "GET /tiny/resolve/main/config.json"  # it names the commit, which all other files are taken from
+    assert others == [f"GET /tiny/resolve/{server.repositories['tiny'].branches['main']}/model.safetensors"]
     server.asked.clear()
     assert load("tiny", "some/sharded") == [PARAMETERS, PARAMETERS] and not server.asked  # though there is a network
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -125,13 +92,13 @@ def test_a_download_lands_in_the_cache_and_is_not_repeated(server, load, tmp_pat
     assert f"{tmp_path}/home/hub, and HF_HUB_OFFLINE is set; give a folder" in absent
 
 
-def test_the_tokenizer_is_fetched_when_it_is_wanted(server, load, monkeypatch):
-    server.models["tiny"] = server.models["tiny"] | {"vocab.json": b"{}", "merges.txt": b"#version"}
+def test_the_tokenizer_is_fetched_when_it_is_wanted(server, files, load):
+    server.publish("tiny", files[0] | {"vocab.json": b"{}", "merges.txt": b"#version"})
     assert load("--with-tokenizer", "tiny") == ["['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']"]
     server.asked.clear()
     assert load("--with-tokenizer", "tiny") == ["['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']"]
     assert not server.asked  # nor for tokenizer.json, which is known not to be there
-    server.models["some/sharded"] = server.models["some/sharded"] | {"tokenizer.json": b"{}", "vocab.json": b"{}"}
+    server.publish("some/sharded", files[1] | {"tokenizer.json": b"{}", "vocab.json": b"{}"})
     [names] = load("--with-tokenizer", "some/sharded")
     assert "tokenizer.json" in names and "vocab.json" not in names
 
@@ -143,11 +110,11 @@ def test_without_a_server_the_cache_still_serves_and_what_is_not_in_it_is_said(s
     cached, absent = load("tiny", "some/sharded")
     assert cached == PARAMETERS
     assert absent.startswith("UnreachableError: there is no folder some/sharded here, config.json of a model some/sharded is ")
-    assert f"http://127.0.0.1:{server.server_port} does not serve it (" in absent
+    assert f"{server.url} does not serve it (" in absent
 
 
 def test_what_the_hub_refuses_is_one_sentence(server, load):
-    hub = f"http://127.0.0.1:{server.server_port}"
+    hub = server.url
     names = ("nobody/nothing", "some/gated", "runs/a/b", "some/broken", "some/short", "some/llama")
     nothing, gated, no_name, broken, short, llama = load(*names)
     assert nothing.startswith(f"UsageError: there is no folder nobody/nothing here and no public model of that name on {hub}")

@@ -179,7 +179,10 @@ def test_a_text_that_has_changed_is_refused(tmp_path, text, short, capsys):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     (tmp_path / "text.txt").write_bytes(text.read_bytes().replace(b"9", b"8", 1))
     assert train.main([*flags, "--resume"]) == 2
-    assert "step-000012 was trained on other tokens: the text or the way it is cut has changed" in capsys.readouterr().err
+    assert (
+        "step-000012 was trained on other tokens: the text, its shards or the way it is cut has changed"
+        in capsys.readouterr().err
+    )
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 

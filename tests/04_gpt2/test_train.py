@@ -326,7 +326,7 @@ def test_nothing_is_printed_when_quiet(tmp_path, capsys):
             ["--data", "no/such/file.txt"],
             "--data no/such/file.txt is not there; give shakespeare, tinyshakespeare, the path of a UTF-8 text file, or",
         ),
-        (["--data", "tests"], "tests is a folder; a UTF-8 text file is expected"),
+        (["--data", "tests"], "tests holds neither manifest.json nor shards with train or val in their names"),
         (["--vocab-size", "100"], "--vocab-size: a vocabulary of 100 is too small"),
         (
             ["--block-size", "1000000", "--tokens-per-step", "4000000"],
