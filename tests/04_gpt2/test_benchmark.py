@@ -2,6 +2,7 @@
 
 import math
 import re
+import struct
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -16,6 +17,7 @@ from shared.ngrams import bits_per_byte
 benchmark = import_module("04_gpt2.benchmark")
 bpe = import_module("04_gpt2.bpe")
 config = import_module("04_gpt2.config")
+data = import_module("04_gpt2.benchmark_data")
 measure = import_module("04_gpt2.measure")
 race = import_module("04_gpt2.benchmark_race")
 tokens = import_module("04_gpt2.benchmark_tokens")
@@ -145,3 +147,48 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch, capsys):
 def test_what_to_measure_must_be_said(capsys):
     assert benchmark.main([]) == 2
     assert capsys.readouterr().err.startswith("error: the following arguments are required: what;")
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """What `alone` would call in a process of its own is called here, so that it sees smaller numbers."""
+    monkeypatch.setattr(data, "alone", lambda function, *arguments: measure.Cost(0, 0, function(*arguments)))
+
+
+def test_the_benchmark_of_preparing_counts_the_same_tokens_on_both_sides(monkeypatch, capsys, in_this_process):
+    monkeypatch.setattr(data, "TEXT", 300_000)
+    counted = []
+    monkeypatch.setattr(data, "_measured", lambda run: data.Run(counted.append(run()) or 2.0, 3.0, 500.0))
+    assert benchmark.main(["data", "--repeats", "1"]) == 0
+    assert len(counted) == 2 and counted[0] == counted[1] > 50_000
+    ours, peer, ratio = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert ours[0] == "04_gpt2.data," and peer[0] == "tiktoken," and ours[-3:] == peer[-3:] == ["2", "3", "500"]
+    assert ratio == ["ratio", "1.00", "1.00"]
+
+
+def test_what_is_measured_of_a_run_is_its_tokens_over_its_time():
+    run = data._measured(lambda: sum(range(3_000_000)) and 1000)
+    assert 0 < run.rate < 1e6 and 0 < run.cpu_rate < 1e6 and run.megabytes > 50
+
+
+def test_the_benchmark_of_batches_reads_an_epoch_with_each_loader(monkeypatch, capsys, in_this_process):
+    monkeypatch.setattr(data, "SHARD", 60_000)
+    monkeypatch.setattr(data, "B", 4)
+    monkeypatch.setattr(data, "T", 64)
+    assert benchmark.main(["loader", "--repeats", "1"]) == 0
+    row = r"^(windows of all shards|shard after shard|the classic loader) +[\d,]+ +[\d,]+ +\d+\.\d +-?(\d+|nan)$"
+    assert len(re.findall(row, capsys.readouterr().out, re.MULTILINE)) == 3
+
+
+def test_the_classic_loader_reads_each_shard_in_order_and_then_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "B", 2)
+    monkeypatch.setattr(data, "T", 3)
+    for i in range(2):
+        tokens_of = range(100 * i, 100 * i + 14)
+        (tmp_path / f"{i}.bin").write_bytes(
+            struct.pack("<256i", 20240520, 1, 14, *[0] * 253) + struct.pack("<14H", *tokens_of)
+        )
+    loader = data.ClassicLoader(sorted(tmp_path.iterdir()))
+    for first in (0, 6, 100, 106, 0):
+        x, y = next(loader)
+        assert x.flatten().tolist() == list(range(first, first + 6)) and torch.equal(y, x + 1)
