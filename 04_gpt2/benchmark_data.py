@@ -89,9 +89,11 @@ def _measured(run: Callable[[], int]) -> Run:
     process, samples, ended = psutil.Process(), [0], threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.1):
-            with suppress(psutil.NoSuchProcess):
+        while True:
+            with suppress(psutil.NoSuchProcess):  # a worker that has just ended
                 samples.append(sum(each.memory_info().rss for each in (process, *process.children(recursive=True))))
+            if ended.wait(0.1):
+                return
 
     watcher = threading.Thread(target=watch)
     watcher.start()
