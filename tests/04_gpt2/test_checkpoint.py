@@ -5,7 +5,7 @@ import pickle
 import random
 import shutil
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 
@@ -15,6 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from shared.cli import RunError, UsageError
+
+from .runs import no_file_beyond
 
 checkpoint = import_module("04_gpt2.checkpoint")
 config = import_module("04_gpt2.config")
@@ -280,16 +282,3 @@ def test_a_disk_that_is_full_while_saving_leaves_the_last_checkpoint_whole_and_s
         sealed.verify(path, FILES)
     monkeypatch.undo()
     assert train.main(argv) == 0  # once there is room again
-
-
-@contextmanager
-def no_file_beyond(limit):
-    """The operating system refuses to let a file of this process grow beyond `limit` bytes, as a full disk would."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

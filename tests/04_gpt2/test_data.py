@@ -22,6 +22,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from shared import corpora
 
+from .runs import no_file_beyond
+
 bpe = import_module("04_gpt2.bpe")
 data = import_module("04_gpt2.data")
 
@@ -614,19 +616,6 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, small, capsys
     for to in (tmp_path / "file", tmp_path / "file" / "folder"):
         assert data.main([*small, "--to", str(to), "-q"]) == 2
         assert re.fullmatch(rf"error: cannot write into the folder {re.escape(str(to))}: .*\n", capsys.readouterr().err)
-
-
-@contextmanager
-def no_file_beyond(limit):
-    """The operating system refuses to let a file of this process grow beyond `limit` bytes, as a full disk would."""
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no RLIMIT_FSIZE")

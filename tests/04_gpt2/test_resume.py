@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from .runs import assert_same_run, metrics
+
 checkpoint = import_module("04_gpt2.checkpoint")
 train = import_module("04_gpt2.train")
 
 ROOT = Path(__file__).parents[2]
-STATE = ("tokenizer.json", "model.safetensors", "optimizer.safetensors", "random.safetensors")  # equal to the bit
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +44,6 @@ def stopped(tmp_path, short):
     assert train.main([*short, "--run", str(folder), "-q"]) == 0
     shutil.rmtree(folder / "checkpoints" / "step-000012")
     return folder
-
-
-def metrics(folder):
-    """All that was recorded, but for the time that it took."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "tokens_per_second"} for record in records]
-
-
-def assert_same_run(folder, other):
-    """The newest checkpoints are equal to the bit, and so is all that was told on the way."""
-    a, b = checkpoint.checkpoints(folder)[-1], checkpoint.checkpoints(other)[-1]
-    assert a.name == b.name
-    for name in STATE:
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    assert metrics(folder) == metrics(other)
-    assert (folder / "samples.txt").read_bytes() == (other / "samples.txt").read_bytes()
 
 
 def run_until_stopped(folder, flags, by, after):

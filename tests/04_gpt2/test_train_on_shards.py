@@ -21,6 +21,8 @@ import torch.nn.functional as F
 
 from shared import corpora
 
+from .runs import assert_same_run, metrics
+
 checkpoint = import_module("04_gpt2.checkpoint")
 config = import_module("04_gpt2.config")
 data = import_module("04_gpt2.token_data")
@@ -34,7 +36,6 @@ prepare_shards = import_module("04_gpt2.data").main
 ROOT = Path(__file__).parents[2]
 DEBUG = config.PRESETS["debug"]
 ROWS = DEBUG.tokens_per_step // DEBUG.model.block_size  # windows in an update
-STATE = ("tokenizer.json", "model.safetensors", "optimizer.safetensors", "random.safetensors")  # equal to the bit
 ORDERS = ("windows", "shards")
 
 
@@ -69,28 +70,12 @@ def starts(shards, order, n_windows):
     return list(whole.starts(0, n_windows))
 
 
-def metrics(folder):
-    """All that was recorded, but for the time that it took."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "tokens_per_second"} for record in records]
-
-
 def losses(folder):
     return [record["loss"] for record in metrics(folder) if "loss" in record]
 
 
 def content(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_same_run(folder, other):
-    """The newest checkpoints are equal to the bit, and so is all that was told on the way."""
-    a, b = checkpoint.checkpoints(folder)[-1], checkpoint.checkpoints(other)[-1]
-    assert a.name == b.name
-    for name in STATE:
-        assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    assert metrics(folder) == metrics(other)
-    assert (folder / "samples.txt").read_bytes() == (other / "samples.txt").read_bytes()
 
 
 def test_a_model_learns_from_shards_and_writes(shards, tmp_path, capsys):
