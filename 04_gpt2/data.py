@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -84,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     if config.what == "prepare":
         return _prepare(config)
-    if config.source or config.to or not config.folder:
+    may_be_given = DataConfig(what=config.what, folder=config.folder, quiet=config.quiet)
+    if config.what == "merge":
+        may_be_given = replace(may_be_given, overwrite=config.overwrite)
+    if config != may_be_given or not config.folder:
         raise UsageError(
             f"{config.what} takes a folder of shards and nothing else: python -m 04_gpt2.data {config.what} FOLDER"
         )
@@ -93,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.what == "verify":
         verify(Path(config.folder), config.quiet)
         return 0
-    merge(Path(config.folder), lambda name: None if config.quiet else print(f"{name} joined", flush=True))
+    merge(Path(config.folder), config.overwrite, lambda name: None if config.quiet else print(f"{name} joined", flush=True))
     if not config.quiet:
         print(f"{summary(Path(config.folder))}; the folders part-... are not needed any more")
     return 0
@@ -110,6 +113,9 @@ def verify(folder: Path, quiet: bool = False) -> None:
         paths = [path for found in shard_paths(folder).values() for path in found]
         digests = [""] * len(paths)
     bad, total = [], 0
+    listed = {path.name for path in paths}
+    if strays := sorted(path.name for path in folder.glob("*.bin") if path.name not in listed and manifest):
+        raise RunError(f"{folder} holds {', '.join(strays)}, which {MANIFEST} does not list; move them elsewhere")
     for path, digest in zip(paths, digests, strict=True):
         try:
             n_tokens = count_tokens(path)
@@ -155,6 +161,8 @@ def _prepare(config: DataConfig) -> int:
     if not (config.source and config.to) or config.folder:
         raise UsageError("--source and --to are needed: what is to become tokens, and the folder for them")
     tokenizer = open_tokenizer(config.tokenizer)
+    if Path(config.source).is_dir() and Path(config.to).resolve().is_relative_to(Path(config.source).resolve()):
+        raise UsageError(f"--to {config.to} lies in --source {config.source}, whose files it would be among; name another")
     task = parse_task(config.task) if config.task else Task()
     folder = task.folder(Path(config.to))
     source = open_source(

@@ -101,10 +101,10 @@ def prepare(
         files = task.files(len(source.files))
         total = sum(source.sizes[i] for i in files) if source.sizes else 0
         writer = ShardWriter(folder, settings["shard_tokens"])
-        state = State.load(folder, settings) or State(settings, files.start, written=writer.state())
+        state = State.load(folder, settings) or State(settings, writer.state(), files.start)
         writer.restore(state.written)
-        tokenizer.save(folder / TOKENIZER)
         state.save(folder, writer)
+        tokenizer.save(folder / TOKENIZER)
         left = pieces(source, range(state.file, files.stop), state.row)
         try:
             for piece, made in tokenise_all(source, left, tokenizer, settings["val_share"], workers):
@@ -133,12 +133,12 @@ class State:
     """How far a preparation has come: what it has written, and the row of the source that is next."""
 
     settings: dict[str, Any]
+    written: dict[str, Any]
     file: int
     row: int = 0
     read: int = 0  # rows, or of JSON lines bytes
     documents: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     without_text: int = 0
-    written: dict[str, Any] = field(default_factory=dict)
 
     def note(self, piece: Piece, made: Tokenised, read: int) -> None:
         """Count a piece that has been written."""
@@ -165,7 +165,7 @@ class State:
         return state
 
 
-def merge(folder: Path, tell: Callable[[str], None]) -> None:
+def merge(folder: Path, overwrite: bool, tell: Callable[[str], None]) -> None:
     """Join the parts of all tasks in `folder` to the shards and the manifest that one run would have made.
 
     Raises UsageError if a part is missing, unfinished, altered or of other settings.
@@ -182,14 +182,19 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
     manifests = [Manifest.load(part) for part in parts]
     settings = {name: value for name, value in manifests[0].settings.items() if name != "task"}
     for i, (part, manifest) in enumerate(zip(parts, manifests, strict=True), start=1):
-        require_same(part, manifest.settings, settings | ({"task": f"{i}/{count}"} if count > 1 else {}))
+        require_same(part, manifest.settings, settings | {"task": f"{i}/{count}"})
     if (folder / PROGRESS).exists():
         raise UsageError(
             f"{folder} holds a preparation without tasks that is not finished; give its command again, or remove it"
         )
-    with claimed(folder, overwrite=False), disk_errors_in_words(folder):
+    documents = {split: sum(manifest.documents[split] for manifest in manifests) for split in SPLITS}
+    n_tokens = sum(entry.tokens for manifest in manifests for entry in manifest.shards)
+    with claimed(folder, overwrite), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
-            require_same(folder, Manifest.load(folder).settings, settings)
+            merged = Manifest.load(folder)
+            require_same(folder, merged.settings, settings)
+            if merged.documents != documents or sum(entry.tokens for entry in merged.shards) != n_tokens:
+                raise UsageError(f"{folder} was joined from other parts than these; join them anew by --overwrite")
             shard_paths(folder)
             return
         writer = ShardWriter(folder, settings["shard_tokens"])
@@ -203,7 +208,6 @@ def merge(folder: Path, tell: Callable[[str], None]) -> None:
                         writer.append(split, tokens)
                     tell(f"{part.name}/{entry.name}")
         shutil.copyfile(parts[0] / TOKENIZER, folder / TOKENIZER)
-        documents = {split: sum(manifest.documents[split] for manifest in manifests) for split in SPLITS}
         finish(folder, writer, settings, documents, sum(manifest.without_text for manifest in manifests))
 
 
@@ -230,7 +234,8 @@ def claimed(folder: Path, overwrite: bool) -> Iterator[None]:
         if handle >= 0 and not locked(handle):
             raise UsageError(f"another process is preparing data in {folder}; wait for it or name another folder")
         names = [path.name for path in folder.iterdir()]
-        if strange := sorted(name for name in names if not OURS.fullmatch(name)):
+        of_theirs = [name for name in names if not OURS.fullmatch(name)] or names * (names == [TOKENIZER])
+        if strange := sorted(of_theirs):
             raise UsageError(f"{folder} holds {strange[0]}, which is none of this command's; name a new or empty folder")
         if overwrite:
             for name in sorted(name for name in names if not PART.fullmatch(name)):  # the manifest before the shards

@@ -20,7 +20,7 @@ from shared import corpora
 from shared.cli import RunError, UsageError
 
 from .documents import Source, cut_into_documents
-from .hub import commit_of
+from .hub import UnreachableError, commit_of
 
 FINEWEB_EDU, FINEWEB_EDU_SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
 REDPAJAMA, REDPAJAMA_FILES = "togethercomputer/RedPajama-Data-1T-Sample", "*_sample.jsonl"
@@ -45,35 +45,55 @@ def open_source(
     column; RunError if the hub cannot be reached.
     """
     load = partial(_load, show_progress=show_progress)
+    given = {"subset": subset, "split": split, "revision": revision, "column": column, "download": download}
     if name == PLAYS:
+        _require_defaults(name, given, ())
         plays = corpora.plays()
         whole = hashlib.sha256("\n".join(plays.values()).encode()).hexdigest()
         return _texts({"name": PLAYS, "sha256": whole}, {title: partial(StringIO, text) for title, text in plays.items()})
     if name == "redpajama":
+        _require_defaults(name, given, ("revision", "column", "download"))
         commit = commit_of(REDPAJAMA, revision)
-        files = f"hf://datasets/{REDPAJAMA}@{commit or 'main'}/{REDPAJAMA_FILES}"
+        if not commit:
+            raise UnreachableError(
+                f"HF_HUB_OFFLINE is set, and {name} needs the hub; give a folder of its files: --source FOLDER"
+            )
+        files = f"hf://datasets/{REDPAJAMA}@{commit}/{REDPAJAMA_FILES}"
         dataset = load("text", data_files=files, split="train", encoding="utf-8-sig", streaming=not download)
-        return _of_dataset(dataset, {"name": REDPAJAMA, "revision": commit, "column": column}, "text", json_column=column)
+        description = {"name": REDPAJAMA, "revision": commit, "column": column, "downloaded": download}
+        return _of_dataset(dataset, description, "text", json_column=column)
     if name == "fineweb-edu":
         name, subset, path = FINEWEB_EDU, subset or FINEWEB_EDU_SUBSET, None
     else:
         path = Path(name)
     if path and path.is_file() and not path.name.endswith(PARQUET + JSON_LINES):
+        _require_defaults(name, given, ())
         return _text_file(path)
     if path and path.exists() and not subset:
+        _require_defaults(name, given, ("column",))
         return _local_files(path, column)
     description = {"name": name, "subset": subset, "split": split, "column": column}
     if path and path.exists():
+        _require_defaults(name, given, ("subset", "split", "column"))
         files = _listing(_files_in(path, PARQUET + JSON_LINES), path)
         dataset = load(str(path), name=subset, split=split, streaming=True)
         return _of_dataset(dataset, description | {"name": path.absolute().name, "files": files}, column)
     commit = commit_of(name, revision)
+    download = download or not commit  # which the cache of an earlier download then serves
     dataset = load(name, name=subset or None, split=split, revision=commit or None, streaming=not download)
     if not commit:  # without a network: the cache knows
         commit = Path(dataset.cache_files[0]["filename"]).parent.name
         if revision not in ("", commit):
             raise UsageError(f"the cache holds {name} as of revision {commit}, not {revision}; give that one, or none")
-    return _of_dataset(dataset, description | {"revision": commit}, column)
+    # A download is cut into other files than a stream, so that the one cannot go on with the other.
+    return _of_dataset(dataset, description | {"revision": commit, "downloaded": download}, column)
+
+
+def _require_defaults(name: str, given: dict[str, Any], but_for: Sequence[str]) -> None:
+    """Raises UsageError if a flag is given that means nothing for this source."""
+    defaults = {"subset": "", "split": "train", "revision": "", "column": "text", "download": False}
+    if idle := [flag for flag, value in given.items() if value != defaults[flag] and flag not in but_for]:
+        raise UsageError(f"--{idle[0]} means nothing for --source {name}; leave it out, or give the source that it is about")
 
 
 def _text_file(path: Path) -> Source:
@@ -105,6 +125,8 @@ def _texts(description: dict[str, Any], texts: dict[str, Callable[[], Iterable[s
 
 def _local_files(path: Path, column: str) -> Source:
     """The parquet files or the JSON lines in a folder, or one such file."""
+    if "::" in str(path.absolute()):
+        raise UsageError(f"the library datasets cannot read {path.absolute()}, whose name holds ::; move it elsewhere")
     parquet, lines = (_files_in(path, suffixes) for suffixes in (PARQUET, JSON_LINES))
     if bool(parquet) == bool(lines):
         held = "both parquet files and JSON lines" if parquet else "no file that ends in " + ", ".join(PARQUET + JSON_LINES)

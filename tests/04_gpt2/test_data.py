@@ -848,3 +848,59 @@ def test_the_memory_held_does_not_grow_with_the_corpus(tmp_path):
     for before, after in zip(*most, strict=True):
         assert after - before < 12 and after < 1000, most
     assert sum(most[1]) < 2048
+
+
+def test_parts_that_were_made_anew_of_fewer_documents_are_not_taken_for_merged(tmp_path, parts_of_two, capsys):
+    folder = shutil.copytree(parts_of_two, tmp_path / "parts")
+    assert data.main(["merge", str(folder), "-q"]) == 0
+    before = content(folder)
+    manifest = json.loads((folder / "part-00002-of-00002" / "manifest.json").read_text())
+    manifest["documents"]["train"] -= 1
+    (folder / "part-00002-of-00002" / "manifest.json").write_text(json.dumps(manifest))
+    assert data.main(["merge", str(folder), "-q"]) == 2
+    assert "was joined from other parts than these; join them anew by --overwrite" in capsys.readouterr().err
+    assert content(folder) == before
+    assert data.main(["merge", str(folder), "--overwrite", "-q"]) == 0
+    assert content(folder) != before and data.main(["merge", str(folder), "-q"]) == 0
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture
+def parts_of_two(tmp_path):
+    """The parts of two tasks, not merged."""
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    for i in range(2):
+        (lines / f"{i}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in random_documents(20)))
+    for i in (1, 2):
+        flags = ["--source", str(lines), "--to", str(tmp_path / "two"), "--val-share", "0.2", "--workers", "1", "-q"]
+        assert data.main([*flags, "--task", f"{i}/2"]) == 0
+    return tmp_path / "two"
+
+
+def test_a_shard_beside_the_manifest_is_named_by_verify(tmp_path, parts_of_two, capsys):
+    part = parts_of_two / "part-00001-of-00002"
+    assert data.main(["verify", str(part), "-q"]) == 0
+    shutil.copy(part / "train_000000.bin", part / "train_000007.bin")
+    assert data.main(["verify", str(part)]) == 1
+    assert "holds train_000007.bin, which manifest.json does not list" in capsys.readouterr().err
+
+
+def test_shards_are_not_written_among_the_files_that_they_are_made_of(tmp_path, capsys):
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "0.jsonl").write_text('{"text": "a"}')
+    for to in (tmp_path / "lines", tmp_path / "lines" / "out"):
+        assert data.main(["--source", str(tmp_path / "lines"), "--to", str(to)]) == 2
+        assert "whose files it would be among" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "lines").iterdir()] == ["0.jsonl"]
+
+
+def test_a_tokenizer_of_the_users_is_not_overwritten(tmp_path, small, capsys):
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "tokenizer.json").write_text("mine")
+    assert data.main([*small, "--to", str(tmp_path / "to")]) == 2
+    assert "holds tokenizer.json, which is none of this command's" in capsys.readouterr().err
+    assert (tmp_path / "to" / "tokenizer.json").read_text() == "mine"

@@ -1,19 +1,23 @@
 """The README's pipeline of datatrove, with two local workers, gives the tokens of the data command."""
 
+import json
 import random
 import re
 import subprocess
 import sys
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datatrove.pipeline.base import PipelineStep
+
+from shared.cli import UsageError
 
 data = import_module("04_gpt2.data")
-gpt2_tokenizer = import_module("04_gpt2.tokenizer").gpt2_tokenizer
+recipe = import_module("04_gpt2.datatrove_recipe")
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,15 +65,54 @@ def test_a_task_for_each_file_gives_the_shards_and_the_manifest_of_the_data_comm
     assert content_of(to) == content_of(whole) and len(content_of(to)) > 5
 
 
-def test_fewer_tasks_give_the_same_documents_in_another_order(tmp_path):
-    folder, to = tmp_path / "my-folder", tmp_path / "mine"
+@pytest.mark.parametrize("tasks", [1, 2, 6])
+def test_any_number_of_tasks_gives_the_same_shards_strange_documents_and_all(tmp_path, tasks):
+    """One task writes the whole; of six, one for each of four files and two without."""
+    folder, to, whole = tmp_path / "my-folder", tmp_path / "mine", tmp_path / "whole"
     folder.mkdir()
-    for i in range(3):
-        (folder / f"{i}.jsonl").write_text("".join(f'{{"body": "document {i} {j}"}}\n' for j in range(40)))
-    done = run_readme_lines(folder, to, tasks=2, column="body", val_share=0.0)
+    for i in range(4):
+        rows = [{"body": text} for text in [*random_texts(30), "", None, "half \ud83d of a pair"]]
+        content = b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        (folder / f"{i}.jsonl").write_bytes(content)
+    (folder / ".hidden.jsonl").write_text('{"body": "hidden"}')
+    done = run_readme_lines(folder, to, tasks, column="body")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert data.main(["merge", str(to), "-q"]) == 0
-    tokens = np.fromfile(to / "train_000000.bin", "<u2", offset=1024)
-    text = gpt2_tokenizer().decode(tokens.tolist())
-    in_order = [f"document {i} {j}" for i in (0, 2, 1) for j in range(40)]  # files 0 and 2 are the first task's
-    assert text.split("<|endoftext|>")[1:] == in_order
+    if tasks > 1:
+        assert data.main(["merge", str(to), "-q"]) == 0
+    assert data.main(["--source", str(folder), "--column", "body", "--to", str(whole), "-q"]) == 0
+    assert content_of(to) == content_of(whole)
+
+
+class Every2nd(PipelineStep):
+    """A filter."""
+
+    def run(self, data, rank=0, world_size=1):
+        yield from islice(data, 0, None, 2)
+
+
+def test_filtered_documents_are_told_from_all_of_them_and_nothing_is_overwritten(tmp_path, parquet, capsys):
+    to, flags = tmp_path / "mine", ["--source", str(parquet), "--to", str(tmp_path / "mine"), "-q"]
+    for _ in recipe.pipeline(str(parquet), str(to), steps=[Every2nd()])[0].run():
+        pass  # reading writes nothing
+    assert not to.exists()
+
+    def run(steps):
+        documents = None
+        for step in recipe.pipeline(str(parquet), str(to), steps=steps):
+            documents = step.run(documents)
+        return len(list(documents))
+
+    assert run([Every2nd()]) == 600
+    before = content_of(to)
+    assert sum(json.loads(before["manifest.json"])["documents"].values()) == 600
+    assert data.main(flags) == 2 and "source steps was ['Every2nd'] and is None" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="holds data already"):
+        run([])
+    assert content_of(to) == before
+
+
+def test_the_recipe_refuses_a_source_as_the_command_does(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no file that ends in \.parquet"):
+        recipe.pipeline(str(tmp_path), str(tmp_path / "to"))
+    with pytest.raises(UsageError, match="--column means nothing for --source shakespeare"):
+        recipe.pipeline("shakespeare", str(tmp_path / "to"), column="body")
