@@ -20,7 +20,7 @@ from shared.cli import RunError, UsageError, command, duration, parse, stop_betw
 
 from .preparation import Task, Told, merge, prepare, settings_of
 from .sealed import digest_of
-from .shards import MANIFEST, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths, tokenizer_of
+from .shards import MANIFEST, PROGRESS, Manifest, count_tokens, read_tokens, require_ids_below, shard_paths, tokenizer_of
 from .sources import NAMES, open_source
 from .tokenizer import open_tokenizer
 
@@ -120,7 +120,9 @@ def verify(folder: Path, quiet: bool = False) -> None:
         try:
             n_tokens = count_tokens(path)
             if digest and digest_of(path) != digest:
-                raise UsageError(f"{path} was altered: its SHA-256 is not the one in {MANIFEST}; fetch or prepare it again")
+                raise UsageError(
+                    f"{path} was altered: its SHA-256 is not the one in {MANIFEST}; fetch or prepare it again (--overwrite)"
+                )
             for tokens in read_tokens(path):
                 require_ids_below(vocab_size, tokens, path)
             total += n_tokens
@@ -147,6 +149,16 @@ def summary(folder: Path) -> str:
         said.append(f"{split}: {n_tokens:,} tokens of {n_documents:,} documents in {len(shards)} shards")
     left_out = f"; {manifest.without_text:,} rows had no text" if manifest.without_text else ""
     return f"{folder} is finished: {', '.join(said)}{left_out}"
+
+
+def opening(folder: Path, files: Sequence[str], task: Task, overwrite: bool) -> str:
+    """What is about to happen in a folder, in words."""
+    if (folder / MANIFEST).exists() and not overwrite:
+        return f"{folder} was finished before; verify checks it, --overwrite begins anew"
+    n_files = len(task.files(len(files)))
+    if (folder / PROGRESS).exists() and not overwrite:
+        return f"going on in {folder} after {len(list(folder.glob('*.bin')))} finished shards; the source has {n_files} files"
+    return f"{n_files} files are to become tokens in {folder}"
 
 
 def parse_task(text: str) -> Task:
@@ -181,6 +193,7 @@ def _prepare(config: DataConfig) -> int:
     settings = settings_of(source.description, tokenizer, config.val_share, config.shard_tokens, task)
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Report(config.quiet) as report, stop_between_steps() as stop_asked:
+        report.say(opening(folder, source.files, task, config.overwrite))
         stopped_by = prepare(
             source,
             tokenizer,

@@ -211,7 +211,7 @@ def shard_paths(folder: Path) -> dict[str, list[Path]]:
                 raise UsageError(f"{folder / entry.name} holds {found:,} tokens; {MANIFEST} says {entry.tokens:,}")
         return {split: [folder / entry.name for entry in manifest.of(split)] for split in SPLITS}
     if (folder / PROGRESS).exists():
-        raise UsageError(f"the preparation of {folder} is not finished; the command that began it (04_gpt2.data) goes on")
+        raise UsageError(f"the preparation of {folder} is not finished; give the command that began it (04_gpt2.data) again")
     of_training = {path for path in folder.glob("*.bin") if "train" in path.name}
     of_validation = {path for path in folder.glob("*.bin") if "val" in path.name} - of_training  # interval_train.bin
     found = {"train": sorted(of_training), "val": sorted(of_validation)}

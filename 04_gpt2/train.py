@@ -88,7 +88,7 @@ def start(run: Run, reason: str) -> int:
     held = "token shards" if data.text is None else f"{len(data.text):,} characters"
     run.say(
         f"{config.data}: {held}, {data.tokenizer.vocab_size:,} token ids, {n_train:,} tokens to learn from in "
-        f" {config.steps * config.tokens_per_step / n_train:.1f} passes, {n_val:,} to validate on"
+        f"{config.steps * config.tokens_per_step / n_train:.1f} passes, {n_val:,} to validate on"
     )
     job = Job(config, dtype, data, loader, model, forward, make_optimizer(model, config), run)
     with run:

@@ -665,7 +665,7 @@ def put_token(path, at, token):
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (alter, "was altered: its SHA-256 is not the one in manifest.json; fetch or prepare it again"),
+        (alter, "was altered: its SHA-256 is not the one in manifest.json; fetch or prepare it again (--overwrite)"),
         (lambda path: os.truncate(path, path.stat().st_size - 1), "is cut off or altered: its header says 2,000 tokens"),
         (lambda path: os.truncate(path, 0), "is not a token shard: it has 0 bytes, and the header alone takes 1,024"),
         (Path.unlink, "is not a token shard: No such file or directory"),
