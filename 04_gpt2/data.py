@@ -155,10 +155,11 @@ def opening(folder: Path, files: Sequence[str], task: Task, overwrite: bool) -> 
     """What is about to happen in a folder, in words."""
     if (folder / MANIFEST).exists() and not overwrite:
         return f"{folder} was finished before; verify checks it, --overwrite begins anew"
-    n_files = len(task.files(len(files)))
+    n = len(task.files(len(files)))
+    n_files = "1 file" if n == 1 else f"{n:,} files"
     if (folder / PROGRESS).exists() and not overwrite:
-        return f"going on in {folder} after {len(list(folder.glob('*.bin')))} finished shards; the source has {n_files} files"
-    return f"{n_files} files are to become tokens in {folder}"
+        return f"going on in {folder} after {len(list(folder.glob('*.bin')))} finished shards; the source has {n_files}"
+    return f"from {n_files} to token shards in {folder}"
 
 
 def parse_task(text: str) -> Task:
@@ -216,8 +217,10 @@ class Report:
     """Tokens per second and time left: a bar on a terminal; elsewhere a line for each shard, and one a minute."""
 
     def __init__(self, quiet: bool):
-        self._quiet, self._tokens, self._first_share = quiet, 0, None
-        self._started = self._said = time.perf_counter()
+        self._quiet, self._tokens, self._first_tokens = quiet, 0, 0
+        self._first_share: float | None = None
+        self._started: float | None = None  # when the first piece was written: what came before was setting up
+        self._said = 0.0
         self._bar = tqdm(
             unit=" tokens", unit_scale=True, dynamic_ncols=True, leave=False, disable=quiet or not sys.stderr.isatty()
         )
@@ -236,21 +239,24 @@ class Report:
 
     def tell(self, told: Told) -> None:
         """Report a piece that has been written."""
-        seconds = time.perf_counter() - self._started
+        now = time.perf_counter()
+        if self._started is None:
+            self._started = self._said = now
+            self._first_tokens, self._first_share = told.tokens, told.share
+        seconds = now - self._started
         self._tokens += told.tokens
         self._bar.update(told.tokens)
         where = told.file
-        if told.share is not None:
-            self._first_share = told.share if self._first_share is None else self._first_share
+        if told.share is not None and self._first_share is not None:
             gained = told.share - self._first_share
             where = f"{told.share:.1%} read" + (f", {duration(seconds * (1 - told.share) / gained)} left" if gained else "")
         self._bar.set_postfix_str(where, refresh=False)
-        numbers = f"{self._tokens / seconds:,.0f} tokens/s, {where}"
+        rate = f"{(self._tokens - self._first_tokens) / seconds:,.0f} tokens/s, " if seconds else ""
         for name in told.finished:
-            self.say(f"{name} finished; {numbers}")
-        if self._bar.disable and time.perf_counter() - self._said > LOG_SECONDS:
-            self.say(f"{self._tokens:,} tokens; {numbers}")
-            self._said = time.perf_counter()
+            self.say(f"{name} finished; {rate}{where}")
+        if self._bar.disable and now - self._said > LOG_SECONDS:
+            self.say(f"{self._tokens:,} tokens; {rate}{where}")
+            self._said = now
 
 
 if __name__ == "__main__":

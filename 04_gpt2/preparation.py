@@ -92,6 +92,8 @@ def prepare(
     settings: as in the manifest. Raises UsageError if the folder is taken or was begun with other settings, RunError if
     something fails on the way; finished shards stay, and the same call goes on.
     """
+    if task.count > 1:
+        require_siblings(folder, settings)
     with claimed(folder, overwrite), disk_errors_in_words(folder):
         if (folder / MANIFEST).exists():
             require_same(folder, Manifest.load(folder).settings, settings)
@@ -220,6 +222,15 @@ def finish(folder: Path, writer: ShardWriter, settings: dict[str, Any], document
         raise UsageError(f"no row of {settings['source']['name']} has a text; {folder} is of no use")
     Manifest(settings, documents, without_text, tuple(writer.finish())).save(folder)
     (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def require_siblings(part: Path, settings: dict[str, Any]) -> None:
+    """Raises UsageError if parts beside this one are of another number of tasks or other settings, so that none is in vain."""
+    for other in sorted(path for path in part.parent.glob("part-*") if PART.fullmatch(path.name) and path != part):
+        if other.name.rpartition("-")[2] != part.name.rpartition("-")[2]:
+            raise UsageError(f"{part.parent} holds parts of another number of tasks: {other.name}; name another --to")
+        if (other / MANIFEST).exists():
+            require_same(other, Manifest.load(other).settings | {"task": settings["task"]}, settings)
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def count_tokens(path: Path) -> int:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             numbers = np.frombuffer(file.read(HEADER)[: size // 4 * 4], dtype="<i4")
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing; fetch or prepare it again") from None
     except OSError as error:
         raise UsageError(f"{path} is not a token shard: {error.strerror}") from None
     if size < HEADER:

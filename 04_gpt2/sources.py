@@ -21,6 +21,7 @@ from shared.cli import RunError, UsageError
 
 from .documents import Source, cut_into_documents
 from .hub import UnreachableError, commit_of
+from .shards import MANIFEST
 
 FINEWEB_EDU, FINEWEB_EDU_SUBSET = "HuggingFaceFW/fineweb-edu", "sample-10BT"
 REDPAJAMA, REDPAJAMA_FILES = "togethercomputer/RedPajama-Data-1T-Sample", "*_sample.jsonl"
@@ -125,6 +126,8 @@ def _texts(description: dict[str, Any], texts: dict[str, Callable[[], Iterable[s
 
 def _local_files(path: Path, column: str) -> Source:
     """The parquet files or the JSON lines in a folder, or one such file."""
+    if (path / MANIFEST).exists():
+        raise UsageError(f"{path} holds token shards, and texts are expected; training takes such a folder as --data")
     if "::" in str(path.absolute()):
         raise UsageError(f"the library datasets cannot read {path.absolute()}, whose name holds ::; move it elsewhere")
     parquet, lines = (_files_in(path, suffixes) for suffixes in (PARQUET, JSON_LINES))

@@ -290,11 +290,17 @@ def test_a_run_that_is_killed_at_random_moments_ends_with_the_same_bytes(tmp_pat
     assert_same_folder(folder, whole)
 
 
+def until_finished(process, n_shards):
+    """Read what the command says until it has told of so many finished shards."""
+    assert re.search(r"\d+ files? ", process.stdout.readline())
+    for _ in range(n_shards):
+        assert "finished; " in process.stdout.readline()
+
+
 def stopped_after(n_shards, by, to_all, flags, folder):
     """Start the command, signal it after so many finished shards -> what it wrote before, by time of writing."""
     with preparation(flags, folder, new_session=True) as process:
-        for _ in range(n_shards):
-            assert "finished; " in process.stdout.readline()
+        until_finished(process, n_shards)
         if to_all:
             time.sleep(random.uniform(0.1, 0.3))
             os.killpg(process.pid, by)
@@ -340,7 +346,7 @@ def is_alive(pid):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no /proc")
 def test_no_worker_outlives_a_run_that_is_killed(tmp_path, many):
     with preparation([*many[0], "--workers", "2"], tmp_path / "killed") as process:
-        process.stdout.readline()
+        until_finished(process, 1)
         stats = {path.parent.name: path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")}
         children = [pid for pid, stat in stats.items() if stat[1] == str(process.pid)]
         process.kill()
@@ -356,7 +362,7 @@ def test_a_worker_that_is_ended_from_outside_stops_the_run_with_one_sentence(tmp
     flags, whole = many
     folder = tmp_path / "broken"
     with preparation(flags, folder) as process:
-        process.stdout.readline()
+        until_finished(process, 1)
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             if "spawn_main" in path.read_text() and f"parent_pid={process.pid}" in path.read_text():
                 os.kill(int(path.parent.name), signal.SIGKILL)
@@ -509,7 +515,8 @@ def test_parts_that_were_made_anew_are_not_taken_for_those_that_were_merged(part
 def test_a_finished_folder_is_left_as_it_is_by_the_same_command(copied, small, capsys):
     before = {path: path.stat().st_mtime_ns for path in copied.iterdir()}
     assert data.main([*small, "--to", str(copied)]) == 0
-    assert capsys.readouterr().out.startswith(f"{copied} is finished: train: ")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{copied} was finished before; ") and f"\n{copied} is finished: train: " in said
     assert {path: path.stat().st_mtime_ns for path in copied.iterdir()} == before
 
 
@@ -668,7 +675,7 @@ def put_token(path, at, token):
         (alter, "was altered: its SHA-256 is not the one in manifest.json; fetch or prepare it again (--overwrite)"),
         (lambda path: os.truncate(path, path.stat().st_size - 1), "is cut off or altered: its header says 2,000 tokens"),
         (lambda path: os.truncate(path, 0), "is not a token shard: it has 0 bytes, and the header alone takes 1,024"),
-        (Path.unlink, "is not a token shard: No such file or directory"),
+        (Path.unlink, "is missing; fetch or prepare it again"),
         (lambda path: shutil.copy(path.with_name("train_000000.bin"), path), "was altered: its SHA-256 is not the one in"),
     ],
     ids=["altered", "cut off", "empty", "gone", "another's content"],
@@ -759,7 +766,10 @@ def test_a_folder_that_is_not_finished_is_not_called_good(copied, capsys):
         ),
         (["--source", "lines", "--to", "to", "--tokenizer", "unmarked.json"], "<|endoftext|>"),
         (["--source", "empty", "--to", "to"], "empty holds no file that ends in .parquet, .jsonl"),
-        (["--source", "lines", "--to", "to", "--column", "body"], "has no text called body; it has text, meta; give --column"),
+        (
+            ["--source", "lines", "--to", "to", "--column", "body", "-q"],
+            "has no text called body; it has text, meta; give --column",
+        ),
     ],
 )
 def test_wrong_use_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, argv, sentence, capsys):
@@ -904,3 +914,47 @@ def test_a_tokenizer_of_the_users_is_not_overwritten(tmp_path, small, capsys):
     assert data.main([*small, "--to", str(tmp_path / "to")]) == 2
     assert "holds tokenizer.json, which is none of this command's" in capsys.readouterr().err
     assert (tmp_path / "to" / "tokenizer.json").read_text() == "mine"
+
+
+def test_a_part_that_does_not_fit_the_others_is_refused_before_the_work(tmp_path, small, capsys):
+    flags = [*small, "--to", str(tmp_path / "to"), "-q"]
+    assert data.main([*flags, "--task", "1/2"]) == 0
+    assert data.main([*flags, "--task", "2/3"]) == 2
+    assert "holds parts of another number of tasks: part-00001-of-00002" in capsys.readouterr().err
+    assert data.main([*flags, "--task", "2/2", "--shard-tokens", "999"]) == 2
+    assert "shard_tokens was 2000 and is 999" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["part-00001-of-00002"]
+    assert data.main([*flags, "--task", "2/2"]) == 0
+
+
+def test_a_finished_folder_without_one_of_its_shards_is_not_called_finished(copied, small, capsys):
+    (copied / "train_000001.bin").unlink()
+    assert data.main([*small, "--to", str(copied), "-q"]) == 2
+    assert "train_000001.bin is missing; fetch or prepare it again" in capsys.readouterr().err
+
+
+def test_a_disk_that_is_full_while_parts_are_joined_is_one_sentence_and_merge_goes_on(parts, finished, capsys):
+    with no_file_beyond(3000):
+        assert data.main(["merge", str(parts), "-q"]) == 1
+    assert re.fullmatch(r"error: .* cannot be written or read: File too large; .*goes on.*\n", capsys.readouterr().err)
+    assert data.main(["merge", str(parts), "-q"]) == 0
+    assert content(parts) == content(finished)
+
+
+def test_the_report_tells_tokens_a_second_and_the_time_left(monkeypatch, capsys):
+    """With a clock that the test moves: half of the source in ten seconds after the first piece, so ten more are left."""
+    clock = [100.0]
+    monkeypatch.setattr(data.time, "perf_counter", lambda: clock[0])
+    report, told = data.Report(quiet=False), import_module("04_gpt2.preparation").Told
+    report.tell(told(1000, 0.2, "a file", []))
+    clock[0] += 10
+    report.tell(told(3000, 0.6, "a file", ["train_000000.bin"]))
+    assert capsys.readouterr().out == "train_000000.bin finished; 300 tokens/s, 60.0% read, 10 s left\n"
+    clock[0] += 90
+    report.tell(told(1000, None, "a file", []))
+    assert capsys.readouterr().out == "5,000 tokens; 40 tokens/s, a file\n"
+
+
+def test_token_shards_are_no_source(copied, small, capsys):
+    assert data.main([*small, "--source", str(copied), "--to", str(copied.parent / "to")]) == 2
+    assert "holds token shards, and texts are expected" in capsys.readouterr().err

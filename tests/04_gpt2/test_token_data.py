@@ -213,7 +213,7 @@ def test_damaged_shards_and_empty_folders_are_refused_by_name(copy, tmp_path):
     path.write_bytes(content[:-2])
     assert refused(copy).startswith(f"{path} is cut off or altered: its header says")
     path.unlink()
-    assert refused(copy).startswith(f"{path} is not a token shard: No such file")
+    assert refused(copy).startswith(f"{path} is missing; fetch or prepare it again")
 
 
 def test_the_digest_of_a_folder_knows_each_shard_and_not_where_it_lies(plays, copy):

@@ -89,6 +89,7 @@ def test_a_model_learns_from_shards_and_writes(shards, tmp_path, capsys):
     assert said.endswith(f"let it write: python -m 04_gpt2.generate --checkpoint {folder}\n")
     assert losses(folder)[-1] < losses(folder)[0] - 0.5
     end = metrics(folder)[-1]
+    assert train.opening(data.open_folder(shards, 512)) == [511]  # <|endoftext|>
     assert end.keys() == {"step", "whole_val_loss", "whole_val_bits_per_byte"}
     last = checkpoint.checkpoints(folder)[-1]
     assert (last / "tokenizer.json").read_bytes() == (shards / "tokenizer.json").read_bytes()
