@@ -69,8 +69,8 @@ def test_every_tensor_that_the_loss_depends_on_is_there():
 def test_a_bias_before_batchnorm_is_useless():
     for _ in range(20):
         t, _plain = a_network()
-        arrives = t.hpre.grad.abs().sum(dim=0)  # what would add up, if it did not cancel
-        assert (t.b1.grad.abs() <= 1e-12 * arrives).all() and t.b2.grad.abs().max() > 1e-6
+        arrives = t.hpre.grad.abs().sum(dim=0)  # what would add up, if it did not cancel; next to nothing at a flat tanh
+        assert (t.b1.grad.abs() <= 1e-12 * arrives + 1e-14 * arrives.max()).all() and t.b2.grad.abs().max() > 1e-6
 
 
 def test_no_number_of_a_random_network_is_special():
