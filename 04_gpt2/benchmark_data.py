@@ -3,11 +3,12 @@
 import math
 import multiprocessing
 import os
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -20,39 +21,39 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from .data import main as prepare
 from .loader import Loader
 from .measure import PROCESS, alone, installed_texts
 from .shards import HEADER, Manifest, Shards, header
 from .tokenizer import gpt2_tokenizer
 
-TEXT, DOCUMENT, FILES = 200_000_000, 4000, 4  # bytes of text, characters of each document, parquet files
+TEXT, TIMES = 200_000_000, 3  # bytes of text, and how often they are prepared: the tokenizers keep nothing of a text
+DOCUMENT, FILES = 4000, 4  # characters of each document, parquet files
 SHARD, SHARDS, B, T = 100_000_000, 2, 16, 1024  # tokens, files; rows and tokens of a batch
 
 
 def preparing(repeats: int) -> None:
-    """Print tokens a second: `04_gpt2.data` from parquet to shards, tiktoken counting the tokens of texts in memory."""
+    """Print tokens a second: `python -m 04_gpt2.data` from parquet to shards, tiktoken counting tokens of texts in memory."""
     n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     competitors = {"04_gpt2.data, parquet to shards": ours, "tiktoken, texts in memory, nothing written": tiktoken_alone}
     costs: dict[str, list[Run]] = {name: [] for name in competitors}
     with tempfile.TemporaryDirectory() as folder:
         alone(write_parquet, Path(folder))
-        print(f"{TEXT / 1e6:.0f} MB of installed texts in documents of {DOCUMENT:,} characters, {n} processes,")
-        print(f"started anew each time: median of {repeats}, in turn")
-        print(f"{'':44}{'tokens/s':>12}{'tokens/CPU s':>14}{'MB, at most':>13}", flush=True)
+        print(f"{TEXT / 1e6:.0f} MB of installed texts, {TIMES} times over, in documents of {DOCUMENT:,} characters;")
+        print(f"{n} processes, started anew each time: median of {repeats}, in turn")
+        print(f"{'':44}{'tokens/s':>12}{'tokens/CPU s':>14}", flush=True)
         for _ in range(repeats):
             for name, run in competitors.items():
                 costs[name].append(alone(run, Path(folder), n).result)
     for name, runs in costs.items():
-        print(f"{name:44}{median(r.rate for r in runs):>12,.0f}{median(r.cpu_rate for r in runs):>14,.0f}", end="")
-        print(f"{max(r.megabytes for r in runs):>13,.0f}")
-    ratios = [a.rate / b.rate for a, b in zip(*costs.values(), strict=True)]
-    cpu_ratios = [a.cpu_rate / b.cpu_rate for a, b in zip(*costs.values(), strict=True)]
+        print(f"{name:44}{median(r.rate for r in runs):>12,.0f}{median(r.cpu_rate for r in runs):>14,.0f}")
+    ours_and_theirs = list(zip(*costs.values(), strict=True))
+    ratios, cpu_ratios = ([a[i] / b[i] for a, b in ours_and_theirs] for i in range(2))
     print(f"{'ratio':44}{median(ratios):>12.2f}{median(cpu_ratios):>14.2f}")
+    print(f"most memory of 04_gpt2.data and its workers: {max(run.megabytes for run, _ in ours_and_theirs):,.0f} MB")
 
 
 class Run(NamedTuple):
-    """Tokens in a second, and in one of the CPUs; the most memory that this process and its workers held together."""
+    """Tokens in a second, and in one of the CPUs; the most memory that the processes begun for it held together."""
 
     rate: float
     cpu_rate: float
@@ -64,22 +65,27 @@ def ours(folder: Path, n: int) -> Run:
 
     def run() -> int:
         with tempfile.TemporaryDirectory(dir=folder) as to:
-            status = prepare(["--source", str(folder / "parquet"), "--to", to, "--workers", str(n), "-q"])
-            assert status == 0
+            flags = ["--source", folder / "parquet", "--to", to, "--workers", str(n), "-q"]
+            subprocess.run([sys.executable, "-m", "04_gpt2.data", *flags], check=True)
             return sum(entry.tokens for entry in Manifest.load(Path(to)).shards)
 
     return _measured(run)
 
 
 def tiktoken_alone(folder: Path, n: int) -> Run:
-    """Count the tokens of the same documents, as many at a time."""
+    """Count the tokens of the same documents, by as many processes, which are at hand when the time begins."""
     tables = [pq.read_table(path, columns=["text"]) for path in sorted((folder / "parquet").iterdir())]
     texts = [text for table in tables for text in table["text"].to_pylist()]
     groups = [texts[i : i + 256] for i in range(0, len(texts), 256)]
 
+    fork = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = multiprocessing.get_context(fork).Pool(n, _open_tiktoken)
+
     def run() -> int:
-        with ProcessPoolExecutor(n, multiprocessing.get_context("spawn"), _open_tiktoken) as pool:
-            return sum(pool.map(_count, groups)) + len(texts)  # <|endoftext|> before each, as the other has it
+        n_tokens = sum(pool.imap(_count, groups)) + len(texts)  # <|endoftext|> before each, as the other has it
+        pool.close()
+        pool.join()  # whose CPU time is known then
+        return n_tokens
 
     return _measured(run)
 
@@ -91,7 +97,7 @@ def _measured(run: Callable[[], int]) -> Run:
     def watch() -> None:
         while True:
             with suppress(psutil.NoSuchProcess):  # a worker that has just ended
-                samples.append(sum(each.memory_info().rss for each in (process, *process.children(recursive=True))))
+                samples.append(sum(each.memory_info().rss for each in process.children(recursive=True)))
             if ended.wait(0.1):
                 return
 
@@ -116,8 +122,8 @@ def _count(texts: list[str]) -> int:
 
 
 def write_parquet(folder: Path) -> None:
-    """The installed texts as documents, in parquet files."""
-    documents = [text[i : i + DOCUMENT] for text in installed_texts(TEXT) for i in range(0, len(text), DOCUMENT)]
+    """The installed texts as documents, several times over, in parquet files."""
+    documents = [text[i : i + DOCUMENT] for text in installed_texts(TEXT) for i in range(0, len(text), DOCUMENT)] * TIMES
     (folder / "parquet").mkdir()
     for i in range(FILES):
         pq.write_table(pa.table({"text": documents[i::FILES]}), folder / "parquet" / f"{i}.parquet", row_group_size=1000)

@@ -24,6 +24,7 @@ from .shards import MANIFEST, PROGRESS, Manifest, count_tokens, read_tokens, req
 from .sources import NAMES, open_source
 from .tokenizer import open_tokenizer
 
+AT_ONCE = 16  # workers, unless more are asked for: about as many as the one process that reads and writes keeps busy
 LOG_SECONDS = 60  # between two lines, where there is no terminal for a progress bar
 
 
@@ -51,7 +52,9 @@ class DataConfig:
     tokenizer: Annotated[str, "gpt2, a run's folder, or a tokenizer.json, of at most 65,536 ids"] = "gpt2"
     val_share: Annotated[float, "share of the documents that are for validation, chosen by a hash of their text"] = 0.01
     shard_tokens: Annotated[int, "tokens in each shard but the last"] = 100_000_000
-    workers: Annotated[int, "processes that tokenise; 0 takes one for each core"] = 0
+    workers: Annotated[
+        int, f"processes that tokenise; 0 takes one for each core, but at most {AT_ONCE}, which fit in 2 GiB of memory"
+    ] = 0
     task: Annotated[str, "i/N: do the i-th of N parts (1/N to N/N), for merge to join"] = ""
     overwrite: Annotated[bool, "replace the shards that the folder holds"] = False
     quiet: Annotated[bool, "print nothing but errors"] = False
@@ -106,7 +109,7 @@ def verify(folder: Path, quiet: bool = False) -> None:
     """Check each shard against the manifest (where there is one) and its ids against the vocabulary. Raises RunError if some
     are not as they were written, UsageError if the folder holds no shards."""
     manifest = Manifest.load(folder) if (folder / MANIFEST).exists() else None
-    vocab_size = tokenizer_of(folder).vocab_size
+    vocab_size = tokenizer_of(folder, read=True).vocab_size
     if manifest:
         paths, digests = [folder / entry.name for entry in manifest.shards], [entry.sha256 for entry in manifest.shards]
     else:
@@ -136,7 +139,7 @@ def verify(folder: Path, quiet: bool = False) -> None:
         raise RunError(f"{len(bad)} of {len(paths)} shards in {folder} cannot be used: {', '.join(path.name for path in bad)}")
     if not quiet:
         digests_said = "" if manifest else f"; there is no {MANIFEST}, so that only form and ids were checked"
-        print(f"all {len(paths)} shards are good, {total:,} tokens{digests_said}")
+        print(f"{counted(len(paths), 'shard')}, {total:,} tokens: all good{digests_said}")
 
 
 def summary(folder: Path) -> str:
@@ -146,8 +149,8 @@ def summary(folder: Path) -> str:
     for split, n_documents in manifest.documents.items():
         shards = manifest.of(split)
         n_tokens = sum(entry.tokens for entry in shards)
-        said.append(f"{split}: {n_tokens:,} tokens of {n_documents:,} documents in {len(shards)} shards")
-    left_out = f"; {manifest.without_text:,} rows had no text" if manifest.without_text else ""
+        said.append(f"{split}: {n_tokens:,} tokens of {counted(n_documents, 'document')} in {counted(len(shards), 'shard')}")
+    left_out = f"; {counted(manifest.without_text, 'row')} had no text" if manifest.without_text else ""
     return f"{folder} is finished: {', '.join(said)}{left_out}"
 
 
@@ -155,11 +158,16 @@ def opening(folder: Path, files: Sequence[str], task: Task, overwrite: bool) -> 
     """What is about to happen in a folder, in words."""
     if (folder / MANIFEST).exists() and not overwrite:
         return f"{folder} was finished before; verify checks it, --overwrite begins anew"
-    n = len(task.files(len(files)))
-    n_files = "1 file" if n == 1 else f"{n:,} files"
+    n_files = counted(len(task.files(len(files))), "file")
     if (folder / PROGRESS).exists() and not overwrite:
-        return f"going on in {folder} after {len(list(folder.glob('*.bin')))} finished shards; the source has {n_files}"
+        n_shards = counted(len(list(folder.glob("*.bin"))), "finished shard")
+        return f"going on in {folder} after {n_shards}; the source has {n_files}"
     return f"from {n_files} to token shards in {folder}"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things: 1 shard, 2,000 shards."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def parse_task(text: str) -> Task:
@@ -188,9 +196,8 @@ def _prepare(config: DataConfig) -> int:
         show_progress=sys.stderr.isatty() and not config.quiet,
     )
     if task.count > len(source.files):
-        raise UsageError(
-            f"--task {config.task}: {config.source} has {len(source.files)} files; at most that many tasks can share it"
-        )
+        n_files = counted(len(source.files), "file")
+        raise UsageError(f"--task {config.task}: {config.source} has {n_files}; at most that many tasks can share it")
     settings = settings_of(source.description, tokenizer, config.val_share, config.shard_tokens, task)
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with Report(config.quiet) as report, stop_between_steps() as stop_asked:
@@ -201,7 +208,7 @@ def _prepare(config: DataConfig) -> int:
             folder,
             settings,
             task=task,
-            workers=config.workers or n_cores,
+            workers=config.workers or min(n_cores, AT_ONCE),
             overwrite=config.overwrite,
             stop_asked=stop_asked,
             tell=report.tell,

@@ -75,16 +75,18 @@ def texts_of(piece: Piece, source_file: str, json_column: str | None) -> Iterato
         if json_column is None or not value or not value.strip():
             yield value if json_column is None else None
             continue
+        line = f"line {row + 1:,} of {source_file}"
         try:
             content = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise UsageError(f"line {row + 1:,} of {source_file} is not JSON: {error}") from None
-        if not isinstance(content, dict) or not isinstance(content.get(json_column, 0), str | None):
-            listed = ", ".join(content) if isinstance(content, dict) else type(content).__name__
-            raise UsageError(
-                f"line {row + 1:,} of {source_file} has no text called {json_column}; it has {listed}; give --column"
-            )
+            raise UsageError(f"{line} is not JSON: {error}") from None
+        if not isinstance(content, dict):
+            raise UsageError(f"{line} is {content!r:.40}, and an object with a value called {json_column} is expected")
+        if json_column not in content:
+            raise UsageError(f"{line} has no value called {json_column}; it has {', '.join(content)}; give --column")
         text = content[json_column]
+        if not isinstance(text, str | None):
+            raise UsageError(f"{line} has {text!r:.40} as its {json_column}, and a text is expected")
         # JSON can spell half of a surrogate pair, which is no character; tiktoken puts U+FFFD in its place too
         yield text and text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

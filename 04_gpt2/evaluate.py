@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.ticker import MaxNLocator
+from tqdm import tqdm
 
 from shared import ngrams
 from shared.plotting import BLUE, ORANGE, new_figure, save_figure
@@ -37,7 +38,14 @@ class Score:
 
 
 @torch.no_grad()
-def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: int | None = None, rows: int = 8) -> Score:
+def score(
+    model: GPT,
+    tokens: Tokens,
+    tokenizer: BytePairTokenizer,
+    max_tokens: int | None = None,
+    rows: int = 8,
+    show_progress: bool = False,
+) -> Score:
     """Score each of the first `max_tokens` tokens after tokens[0] (all, if None) once, in windows that do not overlap.
 
     Losses are added up token by token in float64, so the result depends on neither `rows` (windows at a time) nor devices.
@@ -48,7 +56,7 @@ def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: 
     firsts = [*range(0, n_full, rows * T), *([n_full] if n_full < n_tokens else [])]
     byte_lengths = np.array([len(token) for token in tokenizer.tokens] + [0] * len(tokenizer.specials))
     nats, n_bytes = 0.0, 0
-    with evaluation_mode(model):
+    with evaluation_mode(model), tqdm(total=n_tokens, unit=" tokens", unit_scale=True, disable=not show_progress) as bar:
         for first, end in pairwise([*firsts, n_tokens]):
             ids = torch.from_numpy(tokens[first : end + 1].astype(np.int64))
             x, y = (part.view(-1, min(T, end - first)).to(model.device) for part in (ids[:-1], ids[1:]))
@@ -56,6 +64,7 @@ def score(model: GPT, tokens: Tokens, tokenizer: BytePairTokenizer, max_tokens: 
             losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
             nats += losses.cpu().double().sum().item()  # MPS has no float64
             n_bytes += int(byte_lengths[ids[1:].numpy()].sum())
+            bar.update(end - first)
     return Score(nats / n_tokens, nats / math.log(2) / n_bytes, n_tokens, n_bytes)
 
 

@@ -40,6 +40,7 @@ class Run:
     config          the settings; "auto" as dtype is replaced by what it stands for here, or stood for when the run began
     resumes_from    the checkpoint to go on from, None for a run that begins
     steps_done      updates before it
+    on_terminal     whether there is somebody to see a progress bar
 
     Nothing is written before its `with` block begins. Raises UsageError at once, and there again if it has become so, if the
     folder is taken: by files that are none of a run's, by a run (unless `config.overwrite`), or by one with other settings (if
@@ -49,6 +50,7 @@ class Run:
     def __init__(self, config: TrainConfig):
         self.config, self.folder = config, Path(config.run)
         self.reader_left = False  # nobody listens to what is said any more
+        self.on_terminal = sys.stderr.isatty() and not config.quiet  # where progress bars can be seen
         self.resumes_from = self._look()
         self.steps_done = 0
         dtype = str(choose_dtype(config.dtype, choose_device(config.device))).removeprefix("torch.")
@@ -96,8 +98,7 @@ class Run:
             raise UsageError(f"another process is training in {self.folder}; wait for it or name another --run")
         if self._look() != self.resumes_from:
             raise UsageError(f"another process has trained in {self.folder} meanwhile; give the command again")
-        on_terminal = sys.stderr.isatty() and not self.config.quiet
-        self._bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not on_terminal, leave=False)
+        self._bar = tqdm(total=self.config.steps, unit="step", dynamic_ncols=True, disable=not self.on_terminal, leave=False)
         return self
 
     def __exit__(self, *_: object) -> None:

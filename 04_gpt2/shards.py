@@ -227,17 +227,18 @@ def shard_paths(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def tokenizer_of(folder: Path) -> BytePairTokenizer:
+def tokenizer_of(folder: Path, read: bool = False) -> BytePairTokenizer:
     """The tokenizer that a folder's manifest names; GPT-2's, if it has no manifest.
 
-    Raises UsageError if that cannot be read, or if it is another one than the shards were made with.
+    GPT-2's comes with the packages, and the folder's copy for others is read only if `read` says so. Raises UsageError if a
+    tokenizer cannot be read, or if it is another one than the shards were made with.
     """
     if not (folder / MANIFEST).exists():
         return gpt2_tokenizer()
     described = Manifest.load(folder).settings["tokenizer"]
     try:
-        is_gpt2 = described.get("name") == "gpt2"
-        tokenizer = gpt2_tokenizer() if is_gpt2 else BytePairTokenizer.load(folder / TOKENIZER)
+        at_hand = described.get("name") == "gpt2" and not read
+        tokenizer = gpt2_tokenizer() if at_hand else BytePairTokenizer.load(folder / TOKENIZER)
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder / TOKENIZER}, the tokenizer of these shards, cannot be read: {error}") from None
     if described["sha256"] != fingerprint(tokenizer):

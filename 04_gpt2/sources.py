@@ -138,6 +138,8 @@ def _local_files(path: Path, column: str) -> Source:
     if not any(file.stat().st_size for file in files):
         raise UsageError(f"{path} holds nothing but empty files; give one with rows that have a text")
     description = {"name": path.absolute().name, "column": column, "files": _listing(files, path)}
+    if parquet:  # files without a row often have no type of their own either
+        files = [file for file in files if _rows_of_parquet(file, column)] or files[:1]
     names = [str(file) for file in files]
     patterns = [glob.escape(name) for name in names]
     if lines:
@@ -158,8 +160,9 @@ def _rows_of_parquet(file: Path, column: str) -> int:
         raise UsageError(f"{file} is not a parquet file: {str(error).partition(chr(10))[0]}") from None
     if column not in schema.names:
         raise UsageError(f"{file} has no column {column}; it has {', '.join(schema.names)}; give one of them by --column")
-    if schema.field(column).type not in (pa.string(), pa.large_string()):
-        raise UsageError(f"the column {column} of {file} holds {schema.field(column).type}, and text is expected")
+    kind = schema.field(column).type
+    if (kind.value_type if pa.types.is_dictionary(kind) else kind) not in (pa.string(), pa.large_string(), pa.null()):
+        raise UsageError(f"the column {column} of {file} holds {kind}, and text is expected")
     return metadata.num_rows
 
 

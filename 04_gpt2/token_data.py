@@ -72,10 +72,12 @@ def open_folder(folder: Path, vocab_size: int, read_ahead: bool = False) -> Toke
 def open_data(source: str, shape: GPTConfig, read_ahead: bool = False) -> str | TokenData:
     """What --data names: a text, which is yet to become tokens, or the shards of a folder.
 
-    Raises UsageError as load_text and open_folder do, and if a text is shorter than the shape's context.
+    Raises UsageError as load_text and open_folder do, for a single shard, and if a text is shorter than the shape's context.
     """
     if source not in TEXTS and Path(source).is_dir():
         return open_folder(Path(source), shape.vocab_size, read_ahead)
+    if source.endswith(".bin"):
+        raise UsageError(f"--data {source} has the name of a token shard; give the folder that holds it")
     text = load_text(source)
     if shape.block_size > (n_bytes := len(text.encode())):
         raise UsageError(f"--block-size {shape.block_size} is too long for {source}, which has {n_bytes:,} bytes")

@@ -78,8 +78,7 @@ def tokenise_all(
                 first, made = waiting.popleft()
                 yield first, made.result()
         finally:
-            for _, made in waiting:
-                made.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

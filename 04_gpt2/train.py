@@ -171,8 +171,8 @@ def opening(data: TokenData) -> list[int]:
 def finish(job: Job) -> None:
     """Score all validation tokens, hold the result against counting, count real words in long samples, say what lies where."""
     config, data, model, run = job.config, job.data, job.model, job.run
-    run.say("scoring all validation tokens and writing long samples")
-    result = score(model, data.val, data.tokenizer)
+    run.say(f"scoring all {len(data.val) - 1:,} validation tokens and writing long samples")
+    result = score(model, data.val, data.tokenizer, show_progress=run.on_terminal)
     text = data.text
     counted = count_n_grams(text, result) if text is not None and len(text.encode()) <= COUNTED else None
     written = sample(model, [opening(data)] * LONG_SAMPLES, data.tokenizer, LONG_SAMPLE, config.seed)

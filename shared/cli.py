@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
 from functools import wraps
 from io import TextIOWrapper
+from itertools import pairwise, takewhile
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
@@ -103,6 +105,7 @@ def parse(
             parser.add_argument(flag, choices=get_args(kind), help=shown)
         else:
             parser.add_argument(flag, type=kind, metavar=kind.__name__.upper(), help=shown)
+    parser.refuse_unknown_flags(sys.argv[1:] if argv is None else argv)
     given = vars(parser.parse_args(argv))
     try:
         return _replaced(defaults, given)
@@ -188,6 +191,16 @@ def _sigterm_raises() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
+    def refuse_unknown_flags(self, argv: Sequence[str]) -> None:
+        """Raises UsageError for the first one; argparse would first take its value for something else."""
+        known = self._option_string_actions
+        for before, argument in pairwise(["", *takewhile(lambda argument: argument != "--", argv)]):
+            flag = argument.partition("=")[0]
+            is_value = before in known and known[before].nargs != 0  # argparse says how to give it
+            if re.fullmatch(r"--[\w-]+", flag) and flag not in known and not is_value:
+                near = get_close_matches(flag, known, n=1, cutoff=0.75)
+                self.error(f"there is no flag {flag}" + (f" (perhaps {near[0]} is meant)" if near else ""))
+
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected one argument"):
             message += " (one that begins with a dash is given as --flag=value)"

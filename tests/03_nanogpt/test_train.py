@@ -190,7 +190,7 @@ def test_a_text_that_is_not_ascii_is_learned_from_and_what_was_replaced_is_said(
         ("--dropout 1", "--dropout is 1.0; a share of at least 0 and below 1 is expected"),
         ("--weight-decay nan", "--weight-decay is nan; a number of at least 0 is expected"),
         ("--block-size 1000", "more than the block size of 1000 are needed; take a longer text"),
-        ("--vocab-size 99", "unrecognized arguments: --vocab-size 99"),
+        ("--vocab-size 99", "there is no flag --vocab-size"),
     ],
 )
 def test_wrong_use_gets_one_sentence_and_leaves_no_folder(tmp_path, short, flags, message, capsys):

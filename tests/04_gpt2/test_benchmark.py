@@ -3,6 +3,7 @@
 import math
 import re
 import struct
+import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
@@ -161,14 +162,15 @@ def test_the_benchmark_of_preparing_counts_the_same_tokens_on_both_sides(monkeyp
     monkeypatch.setattr(data, "_measured", lambda run: data.Run(counted.append(run()) or 2.0, 3.0, 500.0))
     assert benchmark.main(["data", "--repeats", "1"]) == 0
     assert len(counted) == 2 and counted[0] == counted[1] > 50_000
-    ours, peer, ratio = [line.split() for line in capsys.readouterr().out.splitlines()[-3:]]
-    assert ours[0] == "04_gpt2.data," and peer[0] == "tiktoken," and ours[-3:] == peer[-3:] == ["2", "3", "500"]
-    assert ratio == ["ratio", "1.00", "1.00"]
+    ours, peer, ratio, memory = [line.split() for line in capsys.readouterr().out.splitlines()[-4:]]
+    assert ours[0] == "04_gpt2.data," and peer[0] == "tiktoken," and ours[-2:] == peer[-2:] == ["2", "3"]
+    assert ratio == ["ratio", "1.00", "1.00"] and memory[-2:] == ["500", "MB"]
 
 
 def test_what_is_measured_of_a_run_is_its_tokens_over_its_time():
-    run = data._measured(lambda: sum(range(20_000_000)) and 1000)
-    assert 0 < run.rate < 1e6 and 0 < run.cpu_rate < 1e6 and run.megabytes > 50
+    fill = "content = bytearray(100_000_000); import time; time.sleep(1)"
+    run = data._measured(lambda: subprocess.run([sys.executable, "-c", fill], check=True) and 1000)
+    assert 0 < run.rate < 1000 and 0 < run.cpu_rate < 1e6 and 100 < run.megabytes < 200
 
 
 def test_the_benchmark_of_batches_reads_an_epoch_with_each_loader(monkeypatch, capsys, in_this_process):

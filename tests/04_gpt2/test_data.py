@@ -26,6 +26,8 @@ from .runs import no_file_beyond
 
 bpe = import_module("04_gpt2.bpe")
 data = import_module("04_gpt2.data")
+sources = import_module("04_gpt2.sources")
+tokenising = import_module("04_gpt2.tokenising")
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -369,8 +371,16 @@ def test_a_worker_that_is_ended_from_outside_stops_the_run_with_one_sentence(tmp
         _, err = process.communicate()
     if process.returncode:  # it may have been ready
         assert process.returncode == 1 and re.fullmatch(r"error: a worker was ended from outside, .*\n", err), err
+        progress = json.loads((folder / "progress.json").read_text())
+        finished_tokens = sum(entry["tokens"] for entry in progress["written"]["finished"]["train"])
+        assert finished_tokens + progress["written"]["begun"]["train"] == on_disk(folder)
     assert data.main([*flags, "--to", str(folder), "-q"]) == 0
     assert_same_folder(folder, whole)
+
+
+def on_disk(folder):
+    """Tokens of training, in shards that are whole and in the one that is not."""
+    return sum((path.stat().st_size - 1024) // 2 for path in folder.glob("train_*"))
 
 
 def do_tasks(small, folder, count):
@@ -545,7 +555,8 @@ def test_a_source_that_has_changed_is_refused_and_one_that_was_moved_is_not(copi
     assert data.main([*small, "--source", str(moved), "--to", str(copied), "-q"]) == 0
     (moved / "3.jsonl").write_text('{"text": "more"}\n')
     assert data.main([*small, "--source", str(moved), "--to", str(copied), "-q"]) == 2
-    assert "source files count was 3 and is 4" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "source files count was 3 and is 4, source files sha256_of_names_and_sizes has changed; name another" in said
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"settings": 3}', "settings alone"])
@@ -659,7 +670,7 @@ def test_a_good_folder_is_verified(finished, capsys):
     lines = capsys.readouterr().out.splitlines()
     sizes = {path.name: (path.stat().st_size - 1024) // 2 for path in sorted(finished.glob("*.bin"))}
     assert lines[:-1] == [f"{name}: {n:,} tokens, as they were written" for name, n in sizes.items()]
-    assert lines[-1] == f"all {len(sizes)} shards are good, {sum(sizes.values()):,} tokens"
+    assert lines[-1] == f"{len(sizes)} shards, {sum(sizes.values()):,} tokens: all good"
     assert data.main(["verify", str(finished), "-q"]) == 0 and capsys.readouterr().out == ""
 
 
@@ -717,9 +728,7 @@ def test_published_shards_without_a_manifest_are_checked_for_form_and_ids(tmp_pa
     assert data.main(["verify", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "edu_fineweb_train_000002.bin: 102 tokens\n" in out
-    assert out.endswith(
-        "all 3 shards are good, 303 tokens; there is no manifest.json, so that only form and ids were checked\n"
-    )
+    assert out.endswith("3 shards, 303 tokens: all good; there is no manifest.json, so that only form and ids were checked\n")
     put_token(tmp_path / "edu_fineweb_train_000001.bin", 7, 50257)
     assert data.main(["verify", str(tmp_path)]) == 1
     assert "edu_fineweb_train_000001.bin holds the id 50257, beyond the 50,257 ids of its" in capsys.readouterr().out
@@ -758,7 +767,7 @@ def test_a_folder_that_is_not_finished_is_not_called_good(copied, capsys):
         (["--source", "lines", "--to", "to", "--task", "two"], "--task two is not one of 1/N, 2/N, ... N/N"),
         (["--source", "lines", "--to", "to", "--task", "-1/2"], "expected one argument"),
         (["--source", "lines", "--to", "to", "--task=-1/2"], "--task -1/2 is not one of 1/N"),
-        (["--source", "lines", "--to", "to", "--task", "1/2"], "--task 1/2: lines has 1 files; at most that many tasks can"),
+        (["--source", "lines", "--to", "to", "--task", "1/2"], "--task 1/2: lines has 1 file; at most that many tasks can"),
         (["--source", "lines", "--to", "to", "--tokenizer", "nowhere.json"], "cannot read the tokenizer nowhere.json"),
         (
             ["--source", "lines", "--to", "to", "--tokenizer", "large.json"],
@@ -768,7 +777,7 @@ def test_a_folder_that_is_not_finished_is_not_called_good(copied, capsys):
         (["--source", "empty", "--to", "to"], "empty holds no file that ends in .parquet, .jsonl"),
         (
             ["--source", "lines", "--to", "to", "--column", "body", "-q"],
-            "has no text called body; it has text, meta; give --column",
+            "has no value called body; it has text, meta; give --column",
         ),
     ],
 )
@@ -931,6 +940,49 @@ def test_a_finished_folder_without_one_of_its_shards_is_not_called_finished(copi
     (copied / "train_000001.bin").unlink()
     assert data.main([*small, "--to", str(copied), "-q"]) == 2
     assert "train_000001.bin is missing; fetch or prepare it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--tokenizer", "gpt2"]])  # GPT-2's comes with the packages, but others read the file
+def test_a_folder_without_its_tokenizer_is_not_called_good(tmp_path, small, flags, capsys):
+    folder = tmp_path / "to"
+    assert data.main([*small, *flags, "--to", str(folder), "-q"]) == 0
+    (folder / "tokenizer.json").rename(folder / "elsewhere")
+    assert data.main(["verify", str(folder)]) == 2
+    assert re.fullmatch(
+        r"error: \S+tokenizer.json, the tokenizer of these shards, cannot be read: .*\n", capsys.readouterr().err
+    )
+
+
+def test_workers_are_some_pieces_ahead_and_no_more(small):
+    source = sources.open_source(small[1])
+    tokenizer, drawn = bpe.BytePairTokenizer.load(Path(small[3])), []
+
+    def draw():
+        for piece in list(import_module("04_gpt2.documents").pieces(source, range(3), 0)) * 20:
+            drawn.append(piece)
+            yield piece
+
+    for worked, (piece, _) in enumerate(tokenising.tokenise_all(source, draw(), tokenizer, 0.1, workers=2), start=1):
+        assert piece is drawn[worked - 1]
+        assert min(60, worked + 2 * 2) <= len(drawn) <= worked + 2 * tokenising.AHEAD
+
+
+@pytest.mark.parametrize(("cores", "flags", "workers"), [(3, [], 3), (64, [], 16), (3, ["--workers", "40"], 40)])
+def test_each_core_has_a_worker_unless_memory_or_the_user_says_otherwise(monkeypatch, small, tmp_path, cores, flags, workers):
+    asked = []
+    monkeypatch.setattr(data.os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
+    monkeypatch.setattr(data, "prepare", lambda *_, **given: asked.append(given["workers"]) or 2)
+    assert data.main([*small[:-2], *flags, "--to", str(tmp_path / "to"), "-q"]) == 128 + 2
+    assert asked == [workers]
+
+
+def test_where_there_is_no_terminal_a_line_a_minute_says_how_far_it_is(small, tmp_path, monkeypatch, capsys):
+    flags = [*small, "--shard-tokens", "1000000"]
+    assert data.main([*flags, "--to", str(tmp_path / "to")]) == 0
+    assert " tokens/s" not in capsys.readouterr().out
+    monkeypatch.setattr(data, "LOG_SECONDS", -1)
+    assert data.main([*flags, "--to", str(tmp_path / "again")]) == 0
+    assert re.search(r"^[\d,]+ tokens; .*% read", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_a_disk_that_is_full_while_parts_are_joined_is_one_sentence_and_merge_goes_on(parts, finished, capsys):

@@ -90,6 +90,20 @@ def test_shards_of_any_sizes_are_one_array(folder, sizes, slices, read_ahead):
         np.testing.assert_array_equal(found, tokens[start:stop])
 
 
+def reads_at_random(path):
+    """Whether the system has been told not to read ahead in a mapped file: the flag rr among those of its mapping."""
+    mappings = Path("/proc/self/smaps").read_text().partition(f" {path}\n")[2]
+    return "rr" in mappings.partition("VmFlags:")[2].partition("\n")[0].split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux shows what it was told of a mapping")
+@pytest.mark.parametrize("read_ahead", [True, False])
+def test_the_system_reads_ahead_only_if_asked(tmp_path, read_ahead):
+    path = write_as_llm_c(tmp_path / "0.bin", random_tokens(9))
+    read = shards.Shards([path], VOCAB, read_ahead)[2:5]
+    assert len(read) == 3 and reads_at_random(path) is not read_ahead
+
+
 def test_tokens_are_read_in_order_alone(tmp_path):
     joined = shards.Shards([write_as_llm_c(tmp_path / "0.bin", random_tokens(9))], VOCAB)
     for step in (-1, 2):

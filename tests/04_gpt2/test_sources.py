@@ -155,6 +155,13 @@ def test_files_of_one_folder_need_only_the_column_of_texts_in_common(tmp_path):
     assert documents(tmp_path) == ["a", "b", "c", "d"]
 
 
+def test_texts_may_be_in_a_dictionary_and_files_without_rows_or_texts_need_no_type(tmp_path):
+    columns = [pa.nulls(0), pa.array(["a", "b", "a"]).dictionary_encode(), pa.nulls(2), pa.array(["c"])]
+    for i, column in enumerate(columns):
+        pq.write_table(pa.table({"text": column}), tmp_path / f"{i}.parquet")
+    assert documents(tmp_path) == ["a", "b", "a", None, None, "c"]
+
+
 @pytest.mark.parametrize("name", ["a [v2] of 3/{x}*?.parquet", "a [v2] of 3/100% #1.jsonl", "50% é/~.jsonl"])
 def test_a_folder_and_a_file_may_have_any_name(tmp_path, name):
     folder = write(tmp_path, {name: lines(["a", "b"]) if name.endswith("jsonl") else parquet(["a", "b"])})
@@ -361,11 +368,17 @@ def test_what_a_folder_cannot_give_is_one_sentence(tmp_path):
     ("content", "message"),
     [
         (lines(["a"] * 7) + b'{"text": "b"\n', r"line 8 of \S+0\.jsonl is not JSON"),
-        (b'[{"text": "a"}]\n', r"line 1 of \S+0\.jsonl has no text called text; it has list; give --column"),
-        (lines(["a"]) + b'"text"\n', r"line 2 of \S+0\.jsonl has no text called text; it has str; give --column"),
-        (lines(["a"]) + lines(["a"], column="body", url=""), r"line 2 of .* text called text; it has before, body, url; give"),
-        (lines([3]), r"line 1 of .* has no text called text"),
-        (lines([["a"]]), r"line 1 of .* has no text called text"),
+        (
+            b'[{"text": "a"}]\n',
+            r"line 1 of \S+0\.jsonl is \[{'text': 'a'}\], and an object with a value called text is expected",
+        ),
+        (lines(["a"]) + b'"text"\n', r"line 2 of \S+0\.jsonl is 'text', and an object with a value called text is expected"),
+        (
+            lines(["a"]) + lines(["a"], column="body", url=""),
+            r"line 2 of .* value called text; it has before, body, url; give",
+        ),
+        (lines([3]), r"line 1 of .* has 3 as its text, and a text is expected"),
+        (lines([["a"]]), r"line 1 of .* has \['a'\] as its text, and a text is expected"),
         (b'{"text": "a", "deep": ' + b"[" * 99_999 + b"]" * 99_999 + b"}\n", r"line 1 of \S+0\.jsonl is not JSON"),
         (b'{"text": "caf\xe9"}\n', r"0\.jsonl cannot be .*0xe9"),
         (lines(["a"] * 500) + b'{"text": "caf\xe9"}\n', r"0\.jsonl cannot be .*0xe9"),

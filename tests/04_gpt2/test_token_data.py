@@ -254,6 +254,7 @@ def test_data_is_a_text_or_a_folder_of_shards_and_a_known_texts_name_comes_first
             "nowhere",
             r"--data nowhere is not there; give .*, or a folder of token shards \(python -m 04_gpt2\.data makes them\)",
         ),
+        ("data/train_000000.bin", r"data/train_000000\.bin has the name of a token shard; give the folder that holds it"),
         ("empty", r"empty holds neither manifest\.json nor shards"),
     ]:
         (tmp_path / "text.txt").write_text("too short")

@@ -99,6 +99,16 @@ def test_a_model_learns_from_shards_and_writes(shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("order", ORDERS)
+def test_the_system_reads_ahead_where_shard_is_read_after_shard(shards, tmp_path, monkeypatch, order, capsys):
+    asked, open_data = [], train.open_data
+    monkeypatch.setattr(
+        train, "open_data", lambda *what, read_ahead: asked.append(read_ahead) or open_data("nowhere", *what[1:])
+    )
+    assert train.main(flags(shards, tmp_path / "run", "--order", order)) == 2
+    assert asked == [order == "shards"] and "nowhere is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("order", ORDERS)
 def test_the_losses_are_those_of_a_plain_loop_over_the_same_windows(shards, tmp_path, order):
     """Tokens from the files by NumPy, the update written out here."""
     steps = ["--steps", "6", "--warmup-steps", "0", "--min-lr", str(DEBUG.lr), "--eval-every", "3", "--weight-decay", "0"]

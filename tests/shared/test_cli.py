@@ -52,8 +52,11 @@ def test_help_shows_text_default_and_example_of_every_flag(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--nlayer", "3"], "unrecognized arguments: --nlayer 3"),
-        (["--n-lay", "3"], "unrecognized arguments: --n-lay 3"),
+        (["--nlayer", "3"], r"^there is no flag --nlayer \(perhaps --n-layer is meant\); prog --help lists"),
+        (["--n-lay=3"], r"^there is no flag --n-lay \(perhaps --n-layer is meant\); prog"),
+        (["--heads", "3"], "^there is no flag --heads; prog"),
+        (["-x"], "unrecognized arguments: -x"),
+        (["--name", "--nlayer"], "argument --name: expected one argument .one that begins with a dash"),
         (["--n-layer", "many"], "argument --n-layer: invalid int value: 'many'"),
         (
             ["--n-layer"],
@@ -93,9 +96,11 @@ def test_a_positional_field_in_brackets_may_be_left_out():
         ([], "the following arguments are required: name"),
         (["y", "c"], "argument kind: invalid choice: 'c'"),
         (["y", "b", "z"], "unrecognized arguments: z;"),
+        (["y", "--rat", "1"], "there is no flag --rat .perhaps --rate is meant"),
     ):
         with pytest.raises(UsageError, match=message):
             given(*argv)
+    assert given("y", "--", "b") == Outer("y", kind="b")
 
 
 def test_first_values_ignore_all_but_the_flags_asked_for():
