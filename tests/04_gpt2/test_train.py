@@ -318,7 +318,7 @@ def test_nothing_is_printed_when_quiet(tmp_path, capsys):
     ("flags", "said"),
     [
         (["--preset", "big"], "--preset big is not one of shakespeare, debug"),
-        (["--n-layers", "2"], "unrecognized arguments: --n-layers 2"),
+        (["--n-layers", "2"], "there is no flag --n-layers (perhaps --n-layer is meant)"),
         (["--steps", "many"], "argument --steps: invalid int value: 'many'"),
         (["--n-head", "5"], "--n-head 5 does not divide --n-embd 32"),
         (["--tokens-per-step", "500"], "--tokens-per-step 500 is not a multiple of a micro-batch of 4 x 32"),
