@@ -75,7 +75,10 @@ class TrainConfig:
     dtype: Annotated[DtypeName, "number format of the matrix products; auto takes bfloat16 where it is fast"] = "auto"
     device: Annotated[DeviceName, "where to compute; auto takes cuda, else mps, else cpu"] = "auto"
     compile: Annotated[Literal["auto", "on", "off"], "torch.compile for training; auto compiles on cuda"] = "auto"
-    optimizer: Annotated[Literal["adamw"], "rule of the updates"] = "adamw"
+    optimizer: Annotated[
+        Literal["adamw", "muon"], "rule of the updates; muon: the blocks' matrices by Muon, all else by AdamW"
+    ] = "adamw"
+    split_qkv: Annotated[bool, "muon: queries, keys and values are three matrices, not one"] = False
     beta1: Annotated[float, "AdamW's memory of gradients"] = 0.9
     beta2: Annotated[float, "AdamW's memory of squared gradients"] = 0.95
     weight_decay: Annotated[float, "AdamW's decay of matrices and embeddings; biases and LayerNorms have none"] = 0.1

@@ -60,7 +60,7 @@ def score(
         for first, end in pairwise([*firsts, n_tokens]):
             ids = torch.from_numpy(tokens[first : end + 1].astype(np.int64))
             x, y = (part.view(-1, min(T, end - first)).to(model.device) for part in (ids[:-1], ids[1:]))
-            logits, _ = model(x)  # (rows, T, V)
+            logits = model(x)  # (rows, T, V)
             losses = F.cross_entropy(logits.flatten(0, 1).float(), y.flatten(), reduction="none")
             nats += losses.cpu().double().sum().item()  # MPS has no float64
             n_bytes += int(byte_lengths[ids[1:].numpy()].sum())

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .cache import KVCache, LayerCache
 from .config import GPTConfig
+from .head import linear_cross_entropy
 
 TIED = "lm_head.weight"  # in a state dict the same tensor as transformer.wte.weight: files hold it once
 
@@ -126,15 +127,16 @@ class GPT(nn.Module):
 
         return from_pretrained(name, dtype, block_size, vocab_size, device)
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, T, V) for the token after each position and, given `targets`, their mean cross-entropy in nats.
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits (B, T, V) for the token after each position or, given `targets`, the mean cross-entropy in nats.
 
-        idx (B, T) token ids, T at most block_size; targets (B, T) ids, or -100 where nothing is to be predicted.
+        idx (B, T) token ids, T at most block_size; targets (B, T) ids, or -100 where nothing is to be predicted. For the
+        loss the logits are never held all at once.
         """
-        logits = self.lm_head(self.transformer(idx))  # (B, T, V)
+        x = self.transformer(idx)  # (B, T, C)
         if targets is None:
-            return logits, None
-        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+            return self.lm_head(x)
+        return linear_cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten())
 
     def tie_head(self) -> None:
         """Let one matrix read tokens in and score them."""

@@ -140,8 +140,7 @@ def accumulate_gradients(forward: Forward, loader: Loader, micro_batches: int, d
     for _ in range(micro_batches):
         x, y = next(loader)  # both (B, T)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            _, loss = forward(x, y)
-        assert loss is not None
+            loss = forward(x, y)
         (loss / micro_batches).backward()
         total += loss.detach() / micro_batches
     return total.item()

@@ -114,8 +114,8 @@ def compare(folder: Path, ids: list[int], tokenizer: BytePairTokenizer, theirs: 
     """Compute the same with our model, print a line for each comparison, then the verdict -> whether all is equal."""
     model, idx = from_pretrained(folder), torch.tensor([ids])
     with torch.no_grad():
-        logits, _ = model(idx)
-    _, loss = model(idx[:, :-1], idx[:, 1:])
+        logits = model(idx)
+    loss = model(idx[:, :-1], idx[:, 1:])
     loss.backward()
     print(f"{'largest difference, of the largest entry':<50}{'found':>9}{'allowed':>9}")
     all_equal = _line(f"logits {tuple(logits.shape)}", _difference(logits, theirs["logits"]), ALLOWED["logits"])

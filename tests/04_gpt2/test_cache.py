@@ -31,7 +31,7 @@ def random_model(seed):
 
 @torch.no_grad()
 def full_logits(net, ids):
-    return net(torch.tensor([ids]))[0][0]  # (T, V)
+    return net(torch.tensor([ids]))[0]  # (T, V)
 
 
 @torch.no_grad()
@@ -41,7 +41,7 @@ def test_reading_in_chunks_equals_the_full_forward_at_every_position(seed, B, ch
     idx = torch.randint(VOCAB, (B, sum(chunks)))
     memory = cache.KVCache(net.config, B, CPU)
     logits = [net.lm_head(net.transformer(chunk, memory)) for chunk in idx.split(chunks, dim=1)]
-    torch.testing.assert_close(torch.cat(logits, dim=1), net(idx)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(logits, dim=1), net(idx), atol=1e-4, rtol=1e-4)
     assert memory.lengths == [sum(chunks)] * B
 
 

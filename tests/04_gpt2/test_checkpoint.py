@@ -65,7 +65,7 @@ def trained(seed, steps=3):
 def update(gpt, optimizer, steps):
     for _ in range(steps):
         idx = torch.randint(300, (2, 9))
-        gpt(idx[:, :-1], idx[:, 1:])[1].backward()
+        gpt(idx[:, :-1], idx[:, 1:]).backward()
         optimizer.step()
         optimizer.zero_grad()
 

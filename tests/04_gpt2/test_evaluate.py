@@ -38,7 +38,7 @@ def test_every_token_is_scored_once_in_windows_that_do_not_overlap(gpt, n_tokens
     for start in range(0, n_tokens, 7):  # the same, a token at a time
         window = torch.from_numpy(tokens[start : start + 8].astype(np.int64))
         for t in range(1, len(window)):
-            logits, _ = gpt(window[None, :t])
+            logits = gpt(window[None, :t])
             nats += F.cross_entropy(logits[0, -1], window[t]).item()
     result = evaluate.score(gpt, tokens, TOKENIZER)
     assert result.n_tokens == n_tokens

@@ -53,7 +53,7 @@ def test_transformers_opens_it_and_computes_the_same(finished_run, exported):
         assert their_tokenizer.decode(tokenizer.encode(text)) == text
     idx = torch.randint(ours.config.vocab_size, (3, ours.config.block_size))
     expected = theirs(idx, labels=idx)
-    logits, loss = ours(idx)[0], cross_entropy(ours(idx)[0][:, :-1].flatten(0, 1), idx[:, 1:].flatten())
+    logits, loss = ours(idx), cross_entropy(ours(idx)[:, :-1].flatten(0, 1), idx[:, 1:].flatten())
     torch.testing.assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(loss, expected.loss)
     end = tokenizer.specials["<|endoftext|>"]
@@ -109,7 +109,7 @@ def test_padding_is_exported_and_never_written(padded, capsys):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert tokenizer.vocab_size < theirs.config.vocab_size == ours.config.vocab_size == 512
     idx = torch.randint(tokenizer.vocab_size, (1, 32))
-    torch.testing.assert_close(theirs(idx).logits, ours(idx)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs(idx).logits, ours(idx), atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         theirs.transformer.wte.weight[tokenizer.vocab_size :] *= 1000  # half of them become far the likeliest
     written = theirs.generate(idx[:, :4], max_new_tokens=25, do_sample=True, top_k=0)
@@ -226,7 +226,7 @@ def test_the_harness_scores_it_as_we_do(finished_run, exported, tmp_path):
             question, whole = (
                 tokenizer.encode(text) for text in (sample["doc"]["question"], sample["doc"]["question"] + choice)
             )
-            log_p = model(torch.tensor([whole]))[0].log_softmax(dim=-1)[0]
+            log_p = model(torch.tensor([whole])).log_softmax(dim=-1)[0]
             ours.append(sum(log_p[t - 1, whole[t]].item() for t in range(len(question), len(whole))))
         assert theirs == pytest.approx(ours, abs=1e-3)
         right += max(range(4), key=ours.__getitem__) == sample["doc"]["answer"]

@@ -67,7 +67,7 @@ def test_draws_follow_the_softmax_at_the_temperature():
 def test_temperature_zero_and_one_candidate_are_greedy(gpt):
     expected, in_sight = [], [1, 2, 3]
     for _ in range(12):  # greedy by the full forward; ids that the tokenizer lacks are out
-        i = gpt(torch.tensor([in_sight]))[0][0, -1, : TOKENIZER.vocab_size].argmax().item()
+        i = gpt(torch.tensor([in_sight]))[0, -1, : TOKENIZER.vocab_size].argmax().item()
         if i == END:
             break
         expected.append(i)

@@ -58,7 +58,7 @@ def test_logits_loss_and_gradients_equal_hugging_face(shape, B, T):
     idx = torch.randint(shape.vocab_size, (B, T + 1))
     expected = theirs(idx[:, :-1]).logits
     expected_loss = nn.functional.cross_entropy(expected.flatten(0, 1), idx[:, 1:].flatten())
-    logits, loss = ours(idx[:, :-1], idx[:, 1:])
+    logits, loss = ours(idx[:, :-1]), ours(idx[:, :-1], idx[:, 1:])
     torch.testing.assert_close(logits, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-5)
     expected_loss.backward()
@@ -79,7 +79,7 @@ def test_the_loss_is_torchs_and_ignored_targets_do_not_count():
     ours = model.GPT(SMALL)
     idx, targets = torch.randint(SMALL.vocab_size, (2, 2, 10))
     targets[0, :5] = -100
-    logits, loss = ours(idx, targets)
+    logits, loss = ours(idx), ours(idx, targets)
     kept = targets != -100
     torch.testing.assert_close(loss, nn.CrossEntropyLoss()(logits[kept], targets[kept]))
 
@@ -87,11 +87,11 @@ def test_the_loss_is_torchs_and_ignored_targets_do_not_count():
 def test_no_token_sees_the_future():
     ours = model.GPT(SMALL).eval()
     idx = torch.randint(SMALL.vocab_size, (1, 24))
-    before, _ = ours(idx)
+    before = ours(idx)
     for t in range(24):
         changed = idx.clone()
         changed[0, t] = (idx[0, t] + 1 + torch.randint(SMALL.vocab_size - 1, ())) % SMALL.vocab_size
-        after, _ = ours(changed)
+        after = ours(changed)
         assert torch.equal(before[0, :t], after[0, :t]), f"token {t} was seen earlier"
         assert not torch.allclose(before[0, t], after[0, t])
 
@@ -114,7 +114,7 @@ def test_weights_start_as_gpt2s():
 def test_the_first_loss_is_ln_of_the_vocabulary():
     shape = replace(SMALL, vocab_size=5000)
     idx = torch.randint(5000, (8, 25))
-    _, loss = model.GPT(shape)(idx[:, :-1], idx[:, 1:])
+    loss = model.GPT(shape)(idx[:, :-1], idx[:, 1:])
     assert abs(loss.item() - math.log(5000)) < 0.1
 
 
@@ -127,8 +127,8 @@ def test_the_head_is_the_token_table():
 def test_dropout_acts_in_training_only():
     ours = model.GPT(replace(SMALL, dropout=0.5))
     idx = torch.randint(SMALL.vocab_size, (1, 8))
-    assert not torch.equal(ours.train()(idx)[0], ours(idx)[0])
-    assert torch.equal(ours.eval()(idx)[0], ours(idx)[0])
+    assert not torch.equal(ours.train()(idx), ours(idx))
+    assert torch.equal(ours.eval()(idx), ours(idx))
 
 
 def test_dropout_acts_inside_attention_too():

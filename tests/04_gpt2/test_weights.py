@@ -60,7 +60,7 @@ def reconfigure(folder, **changes):
 def assert_same_function(ours, theirs):
     idx = torch.randint(SHAPE["vocab_size"], (2, SHAPE["n_positions"]))
     with torch.no_grad():
-        torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(ours(idx), theirs(idx).logits, atol=2e-5, rtol=1e-4)
 
 
 def masks(n_layer, T, old):
@@ -251,7 +251,7 @@ def test_the_dtype_may_be_chosen(theirs, folder):
     theirs = theirs.bfloat16()
     assert torch.equal(ours.transformer.h[1].mlp.c_fc.weight, theirs.transformer.h[1].mlp.c_fc.weight.t())
     idx = torch.randint(61, (1, 20))
-    torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=0.2, rtol=0.1)
+    torch.testing.assert_close(ours(idx), theirs(idx).logits, atol=0.2, rtol=0.1)
     with pytest.raises(cli.UsageError, match=r"torch\.int8 cannot hold weights; torch\.float32"):
         GPT.from_pretrained(folder, dtype=torch.int8)
 
@@ -260,7 +260,7 @@ def test_positions_may_be_cut_but_not_added(theirs, folder):
     ours = GPT.from_pretrained(folder, block_size=7)
     assert ours.config.block_size == 7 and ours.transformer.wpe.weight.shape == (7, 24)
     idx = torch.randint(61, (2, 7))
-    torch.testing.assert_close(ours(idx)[0], theirs(idx).logits, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(ours(idx), theirs(idx).logits, atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="8 tokens in a row, but this model has 7 positions"):
         ours(torch.randint(61, (1, 8)))
     with pytest.raises(cli.UsageError, match="block_size 21 is more than the 20 positions"):
@@ -276,7 +276,7 @@ def test_padding_changes_no_logit_and_hardly_the_loss(theirs, folder, spread):
     )  # logits far below 0, as the published ones are
     theirs.save_pretrained(folder)
     ours, idx = GPT.from_pretrained(folder, vocab_size=64), torch.randint(61, (4, 20))
-    logits, expected = ours(idx)[0], theirs(idx).logits
+    logits, expected = ours(idx), theirs(idx).logits
     assert logits.shape[-1] == 64 and ours.lm_head.weight is ours.transformer.wte.weight
     torch.testing.assert_close(logits[..., :61], expected, atol=1e-4, rtol=1e-4)
     more = cross_entropy(logits[0], idx[0]) - cross_entropy(expected[0], idx[0])
