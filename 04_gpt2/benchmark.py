@@ -13,9 +13,13 @@ from typing import Annotated, Any, Literal
 import torch
 
 from shared.cli import UsageError, command, parse
+from shared.devices import DeviceName, choose_device
 
 from .benchmark_data import batches, preparing
+from .benchmark_ladder import GPT2, SMALL, ladder, print_table, require_room, write
 from .benchmark_race import race
+from .benchmark_scaling import scaling
+from .benchmark_step import attention, heads, whole_step
 from .benchmark_tokens import tokens
 from .config import PRESETS, GPTConfig
 from .generate import Sampling, sample
@@ -25,20 +29,32 @@ from .tokenizer import gpt2_tokenizer
 from .verify import fresh
 
 NEW_TOKENS = 64
+ROWS = {"cpu": 4, "cuda": 16}  # of a batch of ladder and scaling
 
 
 @dataclass(frozen=True)
 class BenchmarkConfig:
     """What `python -m 04_gpt2.benchmark` does."""
 
-    what: Annotated[Literal["race", "generate", "tokenizer", "loading", "data", "loader"], "what to measure"] = "race"
+    what: Annotated[
+        Literal[
+            "ladder", "scaling", "step", "head", "attention", "race", "generate", "tokenizer", "loading", "data", "loader"
+        ],
+        "what to measure",
+    ] = "race"
     data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
     size: Annotated[Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], "loading: which model"] = "gpt2-xl"
+    device: Annotated[DeviceName, "ladder, scaling: where to compute; auto takes cuda, else mps, else cpu"] = "auto"
+    rows: Annotated[int, "ladder, scaling: rows of tokens in a batch; 0 takes 4 on a CPU and 16 on a GPU"] = 0
+    compile: Annotated[Literal["auto", "on", "off"], "ladder: torch.compile as a rung; auto has it on cuda"] = "auto"
+    to: Annotated[str, "ladder: folder for ladder.jsonl and ladder.png"] = "runs/ladder"
     repeats: Annotated[
         int, "but for loading: measurements of each competitor, taken in turn; in a race each has its own seed"
     ] = 3
 
     def __post_init__(self):
+        if self.rows < 0:
+            raise ValueError(f"rows is {self.rows}; at least 0 is expected")
         if self.repeats < 1:
             raise ValueError(f"repeats is {self.repeats}; at least 1 is expected")
 
@@ -52,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m 04_gpt2.benchmark",
         description="Measure a claim beside a peer, in CPU seconds on one thread.",
         examples=[
+            "python -m 04_gpt2.benchmark ladder",
             "python -m 04_gpt2.benchmark race --data my.txt",
             "python -m 04_gpt2.benchmark generate",
             "python -m 04_gpt2.benchmark tokenizer --repeats 9",
@@ -61,9 +78,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         ],
         positional="what",
     )
+    if config.what == "ladder":
+        climb(config)
+        return 0
     torch.set_num_threads(1)
     try:
-        if config.what == "race":
+        if config.what == "scaling":
+            kind = choose_device(config.device).type
+            scaling(kind, config.rows or ROWS.get(kind, ROWS["cpu"]), config.repeats)
+        elif config.what == "step":
+            whole_step(config.repeats)
+        elif config.what == "head":
+            heads(config.repeats)
+        elif config.what == "attention":
+            attention(config.repeats)
+        elif config.what == "race":
             race(config.data, config.repeats)
         elif config.what == "generate":
             generation(config.repeats)
@@ -78,6 +107,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f'the peer {error.name} is not installed; pip install -e ".[bench]" brings it') from None
     return 0
+
+
+def climb(config: BenchmarkConfig) -> None:
+    """The speed ladder, with all cores: a table, and in a folder JSON lines and a chart."""
+    device, folder = choose_device(config.device), Path(config.to)
+    require_room(folder)
+    compile_too = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
+    shape = GPT2 if device.type == "cuda" else SMALL
+    rows = config.rows or ROWS.get(device.type, ROWS["cpu"])
+    print(f"{shape.n_params:,} parameters, {rows} rows of {shape.block_size:,} tokens; median of {config.repeats}, in turn")
+    table = ladder(device, shape, rows, config.repeats, compile_too, lambda text: print(text, flush=True))
+    print_table(table)
+    write(table, device, folder)
+    print(f"{folder} holds ladder.jsonl and ladder.png")
 
 
 def generation(repeats: int) -> None:

@@ -1,6 +1,5 @@
 """Preparing token shards, beside tiktoken in as many processes; reading batches, beside the classic loader."""
 
-import math
 import multiprocessing
 import os
 import subprocess
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .loader import Loader
-from .measure import PROCESS, alone, installed_texts
+from .measure import alone, installed_texts, megabytes, n_cores
 from .shards import HEADER, Manifest, Shards, header
 from .tokenizer import gpt2_tokenizer
 
@@ -33,7 +32,7 @@ SHARD, SHARDS, B, T = 100_000_000, 2, 16, 1024  # tokens, files; rows and tokens
 
 def preparing(repeats: int) -> None:
     """Print tokens a second: `python -m 04_gpt2.data` from parquet to shards, tiktoken counting tokens of texts in memory."""
-    n = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n = n_cores()
     competitors = {"04_gpt2.data, parquet to shards": ours, "tiktoken, texts in memory, nothing written": tiktoken_alone}
     costs: dict[str, list[Run]] = {name: [] for name in competitors}
     with tempfile.TemporaryDirectory() as folder:
@@ -152,7 +151,7 @@ def batches(repeats: int) -> None:
 def read_epoch(folder: Path, kind: str) -> tuple[float, float, float, float]:
     """Tokens a second and a CPU second over an epoch, the longest wait in seconds, MB of memory beside the files' own."""
     torch.set_num_threads(1)
-    before = _anonymous_megabytes()
+    before = megabytes("RssAnon")
     paths = sorted(folder.iterdir())
     if kind == "windows" or kind == "shards":
         loader = Loader(Shards(paths, 50_257, read_ahead=kind == "shards"), B, T, seed=0, order=kind)
@@ -165,7 +164,7 @@ def read_epoch(folder: Path, kind: str) -> tuple[float, float, float, float]:
         next(loader)
         waits.append(time.perf_counter() - asked)
         if i % (n // 20) == 0:
-            held = max(held, _anonymous_megabytes() - before)
+            held = max(held, megabytes("RssAnon") - before)
     n_tokens, now, cpu_now = n * B * T, time.perf_counter(), time.process_time()
     return n_tokens / (now - started), n_tokens / (cpu_now - cpu_started), max(waits), held
 
@@ -188,10 +187,3 @@ class ClassicLoader:
         if self.place + B * T + 1 > len(self.tokens):
             self._open_next()
         return rows[:-1].view(B, T), rows[1:].view(B, T)
-
-
-def _anonymous_megabytes() -> float:
-    if not PROCESS.exists():
-        return math.nan
-    lines = (PROCESS / "status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024 / 1e6

@@ -44,6 +44,14 @@ class GPTConfig:
         block = 12 * C * C + 13 * C  # four matrices of attention's and the MLP's, their biases, two LayerNorms
         return (self.vocab_size + self.block_size) * C + self.n_layer * block + 2 * C
 
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of a training step for each token, at full context: forward 2, backward 4 for each weight
+        that is multiplied, and the same for attention's two products, which grow with T. (PaLM, Chowdhery et al. 2022, app. B)
+        """
+        n_multiplied = self.n_params - self.block_size * self.n_embd  # position embeddings are only added
+        return 6 * n_multiplied + 12 * self.n_layer * self.n_embd * self.block_size
+
 
 @dataclass(frozen=True)
 class TrainConfig:

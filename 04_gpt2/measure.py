@@ -4,6 +4,7 @@ and the large text that several of them read.
 
 import math
 import multiprocessing
+import os
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,11 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Cost:
         return Cost(*pool.submit(_measured, function, arguments).result())
 
 
+def n_cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def installed_texts(n_bytes: int) -> Iterator[str]:
     """The .py, .md and .txt files of the environment's packages, one after the other, up to `n_bytes` in all."""
     for path in sorted(Path(sysconfig.get_paths()["purelib"]).rglob("*")):
@@ -51,15 +57,21 @@ def installed_texts(n_bytes: int) -> Iterator[str]:
             yield content.decode("utf-8", errors="replace")
 
 
-def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float, Any]:
+def restart_peak() -> None:
+    """Let the process's peak memory begin anew, where Linux tells it."""
     if PROCESS.exists():
-        (PROCESS / "clear_refs").write_text("5")  # the peak begins anew
-    before, started = _megabytes("VmRSS"), time.process_time()
+        (PROCESS / "clear_refs").write_text("5")
+
+
+def _measured(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[float, float, Any]:
+    restart_peak()
+    before, started = megabytes("VmRSS"), time.process_time()
     result = function(*arguments)
-    return time.process_time() - started, _megabytes("VmHWM") - before, result
+    return time.process_time() - started, megabytes("VmHWM") - before, result
 
 
-def _megabytes(what: str) -> float:
+def megabytes(what: str) -> float:
+    """Memory of this process: VmRSS, in use now; VmHWM, the peak; RssAnon, beside the files' own. Linux alone tells it."""
     if not PROCESS.exists():
         return math.nan
     lines = (PROCESS / "status").read_text().splitlines()
