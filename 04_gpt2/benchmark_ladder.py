@@ -162,7 +162,7 @@ class Step:
                 loss.backward()
                 grad_norm = clip_grad_norm_(self.model.parameters(), 1.0)
                 if not self.rung.asynchronous:
-                    loss.item(), grad_norm.item()  # the program waits until both are known
+                    torch.stack([loss, grad_norm]).tolist()  # the program waits until both are known
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         self._wait()

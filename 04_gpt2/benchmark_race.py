@@ -3,7 +3,9 @@
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from statistics import median
 
 import torch
@@ -22,10 +24,11 @@ from .run import Run
 from .token_data import TokenData, load_text, split
 
 PEER_STEPS = 2000
+OUR_STEPS = 100, 350, PRESETS["shakespeare"].steps  # runs of their own, each with its own schedule
 
 
 def race(source: str, repeats: int) -> None:
-    """Training on one text: our default run, the best-known small script's settings for CPUs, and counting.
+    """Training on one text: our default run and two short ones, the best-known small script's settings for CPUs, counting.
 
     The first nine tenths of the text's bytes are there to learn from; each byte of the last tenth is scored once.
     """
@@ -38,45 +41,42 @@ def race(source: str, repeats: int) -> None:
         f"{source}: {len(learned):,} bytes to learn from, {len(held_out):,} to predict; median of {repeats} seeds", flush=True
     )
 
-    peer, ours, curves = [], [], []
+    competitors: dict[str, Callable[[int], tuple[float, float]]] = {
+        f"character GPT, {PEER_STEPS:,} steps": lambda seed: character_gpt(learned, held_out, seed)
+    }
+    for steps in OUR_STEPS:
+        competitors[f"04_gpt2.train --steps {steps}"] = partial(ours, source, steps, len(held_out))
+    reached: dict[str, list[tuple[float, float]]] = {name: [] for name in competitors}
     for seed in range(1, repeats + 1):
-        peer.append(character_gpt(learned, held_out, seed))
-        with tempfile.TemporaryDirectory() as folder:
-            settings = replace(PRESETS["shakespeare"], data=source, run=folder, seed=seed, quiet=True)
-            settings = replace(settings, device="cpu", dtype="float32", compile="off")
-            watch = Stopwatch(replace(settings, eval_every=settings.steps // 16, eval_tokens=len(held_out)))
-            train.start(watch, "race")
-        curves.append(watch.curve)
-        ours.append(watch.curve[-1])
-        for name, (seconds, bits) in (("character GPT", peer[-1]), ("04_gpt2.train", ours[-1])):
-            print(f"  seed {seed}: {name} {bits:.3f} bits per byte after {seconds:.0f} CPU seconds", flush=True)
+        for name, run in competitors.items():
+            reached[name].append(run(seed))
+            seconds, bits = reached[name][-1]
+            print(f"  seed {seed}: {name}: {bits:.3f} bits per byte after {seconds:.0f} CPU seconds", flush=True)
+    print(f"{'':36}{'CPU s':>8}{'bits per byte':>16}")
+    for name, ends in ({f"counting {ngrams.ORDER}-grams": [(counting_seconds, counted)]} | reached).items():
+        seconds, bits = (median(values) for values in zip(*ends, strict=True))
+        print(f"{name:36}{seconds:>8.1f}{bits:>16.3f}")
 
-    def passing(target: float) -> float:
-        """Median of the CPU seconds after which a validation of ours was first below `target`."""
-        return median(next((seconds for seconds, bits in curve if bits < target), math.inf) for curve in curves)
 
-    peer_seconds, peer_bits = (median(values) for values in zip(*peer, strict=True))
-    our_seconds, our_bits = (median(values) for values in zip(*ours, strict=True))
-    print(f"{'':58}{'CPU s':>8}{'bits per byte':>16}")
-    for name, seconds, bits in (
-        (f"counting {ngrams.ORDER}-grams", counting_seconds, counted),
-        (f"character GPT, {PEER_STEPS:,} steps", peer_seconds, peer_bits),
-        ("04_gpt2.train, when it has passed the character GPT", passing(peer_bits), peer_bits),
-        ("04_gpt2.train, when it has passed counting", passing(counted), counted),
-        ("04_gpt2.train, at its end", our_seconds, our_bits),
-    ):
-        print(f"{name:58}{seconds:>8.1f}{bits:>16.3f}")
+def ours(source: str, steps: int, n_held_out: int, seed: int) -> tuple[float, float]:
+    """CPU seconds of training and bits per byte of the text's last tenth, with the shakespeare preset and so many steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = replace(PRESETS["shakespeare"], data=source, run=folder, seed=seed, quiet=True, steps=steps)
+        settings = replace(settings, device="cpu", dtype="float32", compile="off")
+        watch = Stopwatch(replace(settings, eval_every=steps, eval_tokens=n_held_out))
+        train.start(watch, "race")
+    return watch.reached
 
 
 class Stopwatch(Run):
-    """A run that notes the CPU seconds spent until each validation, and its score.
+    """A run that notes the CPU seconds spent until a validation, and its score.
 
     Learning the vocabulary is counted, as part of learning; validations, samples and checkpoints are not.
     """
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
-        self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
+        self.reached = (0.0, math.inf)  # CPU seconds and bits per byte at the last validation
         self._spent, self._since = 0.0, time.process_time()
 
     def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> int:
@@ -90,7 +90,7 @@ class Stopwatch(Run):
 
     def validation(self, step: int, score: Score, sample: str) -> None:
         super().validation(step, score, sample)
-        self.curve.append((self._spent, score.bits_per_byte))
+        self.reached = self._spent, score.bits_per_byte
 
     def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> None:
         super().save(step, model, optimizer, data, loader)

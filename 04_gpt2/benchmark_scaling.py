@@ -43,7 +43,7 @@ def scaling(kind: str, rows: int, repeats: int) -> None:
 def work(rank: int, n_ranks: int, kind: str, shape: GPTConfig, rows: int, repeats: int, folder: Path) -> None:
     """One process: train on random tokens, in turn with and without adding up gradients; rank 0 leaves its seconds a step."""
     torch.set_num_threads(1)
-    device = torch.device(kind, rank if kind == "cuda" else None)
+    device = torch.device(f"cuda:{rank}" if kind == "cuda" else kind)
     backend = "nccl" if kind == "cuda" else "gloo"
     dist.init_process_group(backend, init_method=f"file://{folder}/store", rank=rank, world_size=n_ranks)
     with device:

@@ -53,7 +53,7 @@ def step(is_ours: bool) -> float:
     """CPU seconds of the second training step; weights, gradients and AdamW's two means are held, as they always are."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    idx = torch.randint(50_257, (STEP_ROWS, SHAPE.block_size + 1))
+    idx = torch.randint(SHAPE.vocab_size, (STEP_ROWS, SHAPE.block_size + 1))
     if is_ours:
         ours = GPT(SHAPE)
         parameters, loss = list(ours.parameters()), lambda: ours(idx[:, :-1], idx[:, 1:])

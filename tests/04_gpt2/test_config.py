@@ -5,6 +5,10 @@ from dataclasses import replace
 from importlib import import_module
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from shared.cli import UsageError
 
@@ -92,3 +96,17 @@ def test_the_preset_follows_the_machine_unless_one_is_asked_for(tmp_path):
     assert chosen("debug") == ("debug", "asked for")
     with pytest.raises(UsageError, match="--preset big is not one of shakespeare, debug, gpt2"):
         chosen("big")
+
+
+def test_the_operations_of_a_token_are_those_that_pytorch_counts():
+    """In forward and backward, by PyTorch's own counter; it counts all pairs of tokens, those of the future too, as we do."""
+    shape = config.GPTConfig(block_size=32, vocab_size=101, n_layer=2, n_head=2, n_embd=16)
+    gpt, idx = model.GPT(shape), torch.randint(101, (3, 33))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        F.cross_entropy(gpt(idx[:, :-1]).flatten(0, 1), idx[:, 1:].flatten()).backward()
+    products = 6 * sum(p.numel() for p in gpt.parameters() if p.dim() == 2) - 6 * 32 * 16  # but for the positions
+    attention = 12 * 2 * 16 * 32
+    assert counter.get_total_flops() == 3 * 32 * (products + attention)
+    few = sum(p.numel() for p in gpt.parameters() if p.dim() == 1)  # biases and LayerNorms, which are added
+    assert shape.flops_per_token == products + attention + 6 * few
+    assert config.GPTConfig().flops_per_token == 855_166_464

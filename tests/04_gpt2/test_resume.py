@@ -60,11 +60,15 @@ def run_until_stopped(folder, flags, by, after):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(("steps", "eval_every"), [(36, 1), (150, 50)], ids=["saving at every step", "saving seldom"])
-def test_a_run_that_is_killed_at_random_moments_ends_like_one_that_never_stopped(tmp_path, text, steps, eval_every):
+@pytest.mark.parametrize(
+    ("steps", "eval_every", "optimizer"),
+    [(36, 1, "adamw"), (150, 50, "muon")],
+    ids=["saving at every step", "saving seldom, muon"],
+)
+def test_a_run_that_is_killed_at_random_moments_ends_like_one_that_never_stopped(tmp_path, text, steps, eval_every, optimizer):
     """The first kill comes before the second checkpoint; the moments leave room for a machine many times as fast."""
     flags = ["--preset", "debug", "--data", str(text), "--vocab-size", "300", "--dropout", "0.2", "--eval-tokens", "64"]
-    flags += ["--steps", str(steps), "--eval-every", str(eval_every), "--device", "cpu"]
+    flags += ["--steps", str(steps), "--eval-every", str(eval_every), "--device", "cpu", "--optimizer", optimizer]
     assert train.main([*flags, "--run", str(tmp_path / "whole"), "-q"]) == 0
     folder = tmp_path / "stopped"
     signals = [signal.SIGKILL, random.choice([signal.SIGTERM, signal.SIGINT]), signal.SIGKILL]

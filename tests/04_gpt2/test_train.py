@@ -212,6 +212,17 @@ def test_a_compiler_that_fails_is_one_sentence_and_the_run_before_is_kept(finish
     assert content(folder) == before
 
 
+def test_muon_trains_and_the_optimizers_rule_is_said_to_be_fixed(tmp_path, capsys):
+    folder = trained(tmp_path, "--optimizer", "muon", "--split-qkv", "--steps", "40")
+    losses = [record["val_loss"] for record in metrics(folder) if "val_loss" in record]
+    assert losses[-1] < losses[0] - 1
+    memory = load_file(max((folder / "checkpoints").iterdir()) / "optimizer.safetensors")
+    assert memory["transformer.h.0.attn.c_attn.weight.momentum"].shape == (96, 32)
+    assert "transformer.wte.weight.exp_avg_sq" in memory and "transformer.h.0.mlp.c_fc.weight.exp_avg" not in memory
+    assert train.main(["--preset", "debug", "--run", str(folder), "--steps", "40", "--resume"]) == 2
+    assert "optimizer was muon and is adamw, split_qkv was True and is False" in capsys.readouterr().err
+
+
 def test_bfloat16_is_used_where_asked():
     tokens = data.tokenise("to be or not to be " * 400, data.choose_tokenizer("bpe", "to be or not to be", 262))
     gpt, seen = model.GPT(DEBUG.model), []
