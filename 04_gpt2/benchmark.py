@@ -16,7 +16,8 @@ from shared.cli import UsageError, command, parse
 from shared.devices import DeviceName, choose_device
 
 from .benchmark_data import batches, preparing
-from .benchmark_ladder import GPT2, SMALL, ladder, print_table, require_room, write
+from .benchmark_ladder import GPT2, LADDER_FILES, SMALL, ladder, print_table, write
+from .benchmark_optimizers import OPTIMIZERS_FILES, optimizers
 from .benchmark_race import race
 from .benchmark_scaling import scaling
 from .benchmark_step import attention, heads, whole_step
@@ -38,16 +39,27 @@ class BenchmarkConfig:
 
     what: Annotated[
         Literal[
-            "ladder", "scaling", "step", "head", "attention", "race", "generate", "tokenizer", "loading", "data", "loader"
+            "ladder",
+            "scaling",
+            "step",
+            "head",
+            "attention",
+            "optimizers",
+            "race",
+            "generate",
+            "tokenizer",
+            "loading",
+            "data",
+            "loader",
         ],
         "what to measure",
     ] = "race"
-    data: Annotated[str, "race: the text, as for 04_gpt2.train"] = "tinyshakespeare"
+    data: Annotated[str, "race, optimizers: the text, as for 04_gpt2.train"] = "tinyshakespeare"
     size: Annotated[Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"], "loading: which model"] = "gpt2-xl"
     device: Annotated[DeviceName, "ladder, scaling: where to compute; auto takes cuda, else mps, else cpu"] = "auto"
     rows: Annotated[int, "ladder, scaling: rows of tokens in a batch; 0 takes 4 on a CPU and 16 on a GPU"] = 0
     compile: Annotated[Literal["auto", "on", "off"], "ladder: torch.compile as a rung; auto has it on cuda"] = "auto"
-    to: Annotated[str, "ladder: folder for ladder.jsonl and ladder.png"] = "runs/ladder"
+    to: Annotated[str, "ladder, optimizers: folder for JSON lines and a picture"] = "runs/benchmark"
     repeats: Annotated[
         int, "but for loading: measurements of each competitor, taken in turn; in a race each has its own seed"
     ] = 3
@@ -92,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             heads(config.repeats)
         elif config.what == "attention":
             attention(config.repeats)
+        elif config.what == "optimizers":
+            optimizers(config.data, config.repeats, room_for(OPTIMIZERS_FILES, config.to))
         elif config.what == "race":
             race(config.data, config.repeats)
         elif config.what == "generate":
@@ -111,8 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def climb(config: BenchmarkConfig) -> None:
     """The speed ladder, with all cores: a table, and in a folder JSON lines and a chart."""
-    device, folder = choose_device(config.device), Path(config.to)
-    require_room(folder)
+    device, folder = choose_device(config.device), room_for(LADDER_FILES, config.to)
     compile_too = config.compile == "on" or (config.compile == "auto" and device.type == "cuda")
     shape = GPT2 if device.type == "cuda" else SMALL
     rows = config.rows or ROWS.get(device.type, ROWS["cpu"])
@@ -120,7 +133,14 @@ def climb(config: BenchmarkConfig) -> None:
     table = ladder(device, shape, rows, config.repeats, compile_too, lambda text: print(text, flush=True))
     print_table(table)
     write(table, device, folder)
-    print(f"{folder} holds ladder.jsonl and ladder.png")
+    print(f"{folder} holds {' and '.join(LADDER_FILES)}")
+
+
+def room_for(names: Sequence[str], folder: str) -> Path:
+    """The path of `folder`. Raises UsageError if it holds a file that would be written over."""
+    if there := [name for name in names if (Path(folder) / name).exists()]:
+        raise UsageError(f"{Path(folder) / there[0]} is there already; name another folder by --to")
+    return Path(folder)
 
 
 def generation(repeats: int) -> None:

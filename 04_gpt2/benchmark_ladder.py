@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import clip_grad_norm_
 
-from shared.cli import UsageError
 from shared.devices import choose_dtype, describe
 from shared.plotting import BLUE, Picture, new_figure, save_figure
 
@@ -29,7 +28,7 @@ from .measure import megabytes, restart_peak
 from .model import GPT
 from .optim import parameter_groups
 
-FILES = "ladder.jsonl", "ladder.png"
+LADDER_FILES = "ladder.jsonl", "ladder.png"
 GPT2 = GPTConfig()
 SMALL = GPTConfig(block_size=256, n_layer=4, n_head=4, n_embd=256)  # for devices on which GPT-2 would take minutes
 
@@ -226,23 +225,17 @@ def draw(table: list[Row], title: str) -> Picture:
     figure, axes = new_figure(title, "tokens a second", "", (9, 4.5))
     names = [row.rung + (" (left out)" if row.why_not else "") for row in table]
     bars = axes.barh(names, [row.tokens_per_second for row in table], color=BLUE)
-    axes.bar_label(bars, [f"{row.times_the_first:.2f}x" if row.seconds else "" for row in table], padding=3)
+    axes.margins(x=0.1)
+    axes.bar_label(bars, [f"{row.times_the_first:.2f}×" if row.seconds else "" for row in table], padding=3)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     return figure
 
 
-def require_room(folder: Path) -> None:
-    """Raises UsageError if `folder` holds what `write` would write."""
-    if there := [name for name in FILES if (folder / name).exists()]:
-        raise UsageError(f"{folder / there[0]} is there already; name another folder by --to")
-
-
 def write(table: list[Row], device: torch.device, folder: Path) -> None:
-    """ladder.jsonl, a line for each rung, and ladder.png. Raises UsageError if they are there already."""
-    require_room(folder)
+    """ladder.jsonl, a line for each rung, and ladder.png."""
     folder.mkdir(parents=True, exist_ok=True)
     about = {"device": describe(device), "torch": torch.__version__, "date": time.strftime("%Y-%m-%d")}
     lines = [json.dumps(asdict(row) | about) + "\n" for row in table]
-    (folder / FILES[0]).write_text("".join(lines), encoding="utf-8")
-    save_figure(draw(table, f"One change after the other, {describe(device)}"), folder / FILES[1])
+    (folder / LADDER_FILES[0]).write_text("".join(lines), encoding="utf-8")
+    save_figure(draw(table, f"One change after the other, {describe(device)}"), folder / LADDER_FILES[1])

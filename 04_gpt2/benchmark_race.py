@@ -65,18 +65,18 @@ def ours(source: str, steps: int, n_held_out: int, seed: int) -> tuple[float, fl
         settings = replace(settings, device="cpu", dtype="float32", compile="off")
         watch = Stopwatch(replace(settings, eval_every=steps, eval_tokens=n_held_out))
         train.start(watch, "race")
-    return watch.reached
+    return watch.curve[-1]
 
 
 class Stopwatch(Run):
-    """A run that notes the CPU seconds spent until a validation, and its score.
+    """A run that notes the CPU seconds spent until each validation, and its score.
 
     Learning the vocabulary is counted, as part of learning; validations, samples and checkpoints are not.
     """
 
     def __init__(self, config: TrainConfig):
         super().__init__(config)
-        self.reached = (0.0, math.inf)  # CPU seconds and bits per byte at the last validation
+        self.curve: list[tuple[float, float]] = []  # CPU seconds, bits per byte
         self._spent, self._since = 0.0, time.process_time()
 
     def restore(self, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> int:
@@ -90,7 +90,7 @@ class Stopwatch(Run):
 
     def validation(self, step: int, score: Score, sample: str) -> None:
         super().validation(step, score, sample)
-        self.reached = self._spent, score.bits_per_byte
+        self.curve.append((self._spent, score.bits_per_byte))
 
     def save(self, step: int, model: GPT, optimizer: torch.optim.Optimizer, data: TokenData, loader: Loader) -> None:
         super().save(step, model, optimizer, data, loader)

@@ -13,6 +13,7 @@ config = import_module("04_gpt2.config")
 ladder = import_module("04_gpt2.benchmark_ladder")
 measure = import_module("04_gpt2.measure")
 model = import_module("04_gpt2.model")
+optimizers = import_module("04_gpt2.benchmark_optimizers")
 scaling = import_module("04_gpt2.benchmark_scaling")
 step = import_module("04_gpt2.benchmark_step")
 
@@ -90,6 +91,29 @@ def test_every_rung_trains_the_same_model(small):
     for others in reached[1:]:
         for a, b in zip(reached[0], others, strict=True):
             torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
+
+
+def test_optimizers_are_compared_at_equal_time_and_leave_their_curves(tmp_path, monkeypatch, capsys):
+    text = "".join(f"{n} times {n} is {n * n}.\n" for n in range(3000))
+    (tmp_path / "text.txt").write_text(text)
+    monkeypatch.setattr(optimizers, "BUDGET", 0.5)
+    monkeypatch.setattr(optimizers, "TRIAL_STEPS", 6)
+    monkeypatch.setitem(optimizers.PRESETS, "shakespeare", config.PRESETS["debug"])
+    folder = tmp_path / "to"
+    flags = ["optimizers", "--repeats", "2", "--data", str(tmp_path / "text.txt"), "--to", str(folder)]
+    assert benchmark.main(flags) == 0
+    out = capsys.readouterr().out
+    curves = [json.loads(line) for line in (folder / "optimizers.jsonl").read_text().splitlines()]
+    assert [(each["rule"], each["seed"]) for each in curves] == [(name, seed) for name in optimizers.RULES for seed in (1, 2)]
+    for name in optimizers.RULES:
+        ends = [each["curve"][-1][1] for each in curves if each["rule"] == name]
+        assert re.search(
+            rf"^{name} +\d+ +\d+\.\d +{sum(ends) / 2:.3f} +{min(ends):.3f} to {max(ends):.3f}$", out, re.MULTILINE
+        )
+        assert ends[0] != ends[1] and max(ends) < min(each["curve"][0][1] for each in curves)
+    assert (folder / "optimizers.png").read_bytes().startswith(b"\x89PNG")
+    assert benchmark.main(flags) == 2
+    assert "optimizers.jsonl is there already; name another folder by --to" in capsys.readouterr().err
 
 
 def test_the_ceiling_is_that_of_a_matrix_product():
