@@ -126,12 +126,11 @@ class Step:
     """One training step as a rung has it, on random tokens: batch, forward, backward, clipping, update.
 
     warm_up_seconds     of the first step, in which compilers do their work
-    peak_mb             the most memory of a later one, with model and optimizer; nan where the system does not tell
+    peak_mb             of memory that a later one needs at most, model and optimizer included; nan where no system tells
     """
 
     def __init__(self, rung: Rung, shape: GPTConfig, rows: int, device: torch.device):
         self.rung, self.device = rung, device
-        held_before = self._memory()
         torch.manual_seed(0)
         with device:
             self.model = GPT(replace(shape, vocab_size=rung.vocab_size))
@@ -141,9 +140,11 @@ class Step:
         forward = self.model if rung.chunked_loss else WithAllLogits(self.model)
         self.forward: Callable[[Tensor, Tensor], Tensor] = torch.compile(forward) if rung.compiled else forward
         self.warm_up_seconds = self.run(1)
+        kept = [*self.model.parameters(), *(t for state in self.optimizer.state.values() for t in state.values())]
         self._restart_peak()
+        at_rest = self._memory()
         self.run(1)
-        self.peak_mb = self._memory(peak=True) - held_before
+        self.peak_mb = sum(tensor.nbytes for tensor in kept) / 1e6 + self._memory(peak=True) - at_rest
 
     def run(self, n: int) -> float:
         """Seconds of a step, when `n` are done."""
