@@ -1,8 +1,9 @@
 """What a training step costs: its head, the whole of it beside Hugging Face's, and attention's memory as the text grows."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +11,19 @@ import torch.nn.functional as F
 from .config import GPTConfig
 from .flash_attention import flash_attention
 from .head import linear_cross_entropy
-from .measure import Cost, alone
+from .measure import alone, megabytes, restart_peak
 from .model import GPT
 
 HEAD_TOKENS, STEP_ROWS = 4096, 4
 SHAPE = GPTConfig()
 LENGTHS, HEADS, HEAD_SIZE = (512, 1024, 2048, 4096), 4, 64
+
+
+class Try(NamedTuple):
+    """CPU seconds, and the most memory in MB; nan where the system does not tell it."""
+
+    seconds: float
+    megabytes: float
 
 
 def heads(repeats: int) -> None:
@@ -24,8 +32,8 @@ def heads(repeats: int) -> None:
     _print_costs({"chunk by chunk": (head, True), "all logits in one piece": (head, False)}, repeats)
 
 
-def head(chunked: bool) -> float:
-    """CPU seconds of the loss and its gradients, by the second of two tries: the first one takes memory from the system."""
+def head(chunked: bool) -> Try:
+    """The loss and the gradients of its inputs, which are there before."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     x = torch.randn(HEAD_TOKENS, SHAPE.n_embd, requires_grad=True)
@@ -49,8 +57,8 @@ def whole_step(repeats: int) -> None:
         print(f"{name}: {gigaflops / ceiling / seconds:.0%} of that ceiling")
 
 
-def step(is_ours: bool) -> float:
-    """CPU seconds of the second training step; weights, gradients and AdamW's two means are held, as they always are."""
+def step(is_ours: bool) -> Try:
+    """A training step of a model that is there before, with AdamW's two means; gradients are the step's own."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     idx = torch.randint(SHAPE.vocab_size, (STEP_ROWS, SHAPE.block_size + 1))
@@ -71,7 +79,10 @@ def step(is_ours: bool) -> float:
         loss().backward()
         optimizer.step()
 
-    return _second_try(update, optimizer.zero_grad)
+    def kept() -> list[torch.Tensor]:
+        return [*parameters, *(mean for state in optimizer.state.values() for mean in state.values())]
+
+    return _second_try(update, optimizer.zero_grad, kept)
 
 
 def attention(repeats: int) -> None:
@@ -98,28 +109,32 @@ def attend(kind: str, T: int) -> None:
     y.sum().backward()
 
 
-def _print_costs(competitors: dict[str, tuple[Callable[..., float], bool]], repeats: int) -> dict[str, float]:
+def _print_costs(competitors: dict[str, tuple[Callable[..., Try], bool]], repeats: int) -> dict[str, float]:
     """A row for each, each time in a process of its own, and their ratio -> CPU seconds by name."""
     print(f"{'':26}{'CPU s':>8}{'most MB':>10}", flush=True)
-    costs: dict[str, list[Cost]] = {name: [] for name in competitors}
+    tries: dict[str, list[Try]] = {name: [] for name in competitors}
     for _ in range(repeats):
         for name, call in competitors.items():
-            costs[name].append(alone(*call))
-    seconds = {name: median(cost.result for cost in measured) for name, measured in costs.items()}
-    for name, measured in costs.items():
-        print(f"{name:26}{seconds[name]:>8.1f}{median(cost.megabytes for cost in measured):>10,.0f}")
-    pairs = list(zip(*costs.values(), strict=True))
-    ratios = median(a.result / b.result for a, b in pairs), median(a.megabytes / b.megabytes for a, b in pairs)
+            tries[name].append(alone(*call).result)
+    for name, measured in tries.items():
+        print(f"{name:26}{median(each.seconds for each in measured):>8.1f}{median(t.megabytes for t in measured):>10,.0f}")
+    pairs = list(zip(*tries.values(), strict=True))
+    ratios = median(a.seconds / b.seconds for a, b in pairs), median(a.megabytes / b.megabytes for a, b in pairs)
     print(f"{'ratio':26}{ratios[0]:>8.2f}{ratios[1]:>10.2f}")
-    return seconds
+    return {name: median(each.seconds for each in measured) for name, measured in tries.items()}
 
 
-def _second_try(work: Callable[[], object], clear: Callable[[], object]) -> float:
+def _second_try(
+    work: Callable[[], object], clear: Callable[[], object], kept: Callable[[], Iterable[torch.Tensor]] = tuple
+) -> Try:
+    """What `work` takes once it has been done and cleared; the memory of the tensors that are `kept` counts too."""
     work()
     clear()
-    started = time.process_time()
+    restart_peak()
+    at_rest, started = megabytes("VmRSS"), time.process_time()
     work()
-    return time.process_time() - started
+    seconds = time.process_time() - started
+    return Try(seconds, megabytes("VmHWM") - at_rest + sum(tensor.nbytes for tensor in kept()) / 1e6)
 
 
 def _gigaflops(n: int = 1536) -> float:
@@ -127,6 +142,6 @@ def _gigaflops(n: int = 1536) -> float:
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     a, b = torch.randn(n, n), torch.randn(n, n)
-    seconds = [_second_try(lambda: a @ b, lambda: None) for _ in range(5)]
+    fastest = min(_second_try(lambda: a @ b, lambda: None).seconds for _ in range(5))
     torch.set_num_threads(n_threads)
-    return 2 * n**3 / min(seconds) / 1e9
+    return 2 * n**3 / fastest / 1e9
