@@ -15,8 +15,8 @@ from .benchmark_race import Stopwatch
 from .config import PRESETS, TrainConfig
 
 BUDGET, TRIAL_STEPS, VALIDATIONS = 60.0, 30, 8  # CPU seconds of a run; steps that tell how long one takes; on the way
-RULES: dict[str, dict[str, Any]] = {  # learning rates: the best of those tried on a part of the training text
-    "AdamW": {"optimizer": "adamw", "lr": 4e-3, "min_lr": 4e-4},
+RULES: dict[str, dict[str, Any]] = {  # rate and warm-up: the best of those tried on a part of the training text
+    "AdamW": {"optimizer": "adamw", "lr": 2.5e-3, "min_lr": 2.5e-4, "warmup_steps": 100},
     "Muon": {"optimizer": "muon"},
     "Muon, q k v split": {"optimizer": "muon", "split_qkv": True},
 }
@@ -30,7 +30,7 @@ def optimizers(source: str, repeats: int, folder: Path) -> None:
     base = replace(PRESETS["shakespeare"], data=source, quiet=True, device="cpu", dtype="float32", compile="off")
     n_steps = {}
     for name, rule in RULES.items():
-        trial = run(replace(base, **rule, steps=TRIAL_STEPS, eval_every=TRIAL_STEPS))
+        trial = run(replace(base, **rule | {"warmup_steps": 0}, steps=TRIAL_STEPS, eval_every=TRIAL_STEPS))
         n_steps[name] = max(TRIAL_STEPS, int(BUDGET / trial[-1][0] * TRIAL_STEPS))
     print(f"{source}: {BUDGET:.0f} CPU seconds for each of {repeats} seeds")
     for seed in range(1, repeats + 1):

@@ -99,6 +99,7 @@ def test_optimizers_are_compared_at_equal_time_and_leave_their_curves(tmp_path, 
     monkeypatch.setattr(optimizers, "BUDGET", 0.5)
     monkeypatch.setattr(optimizers, "TRIAL_STEPS", 6)
     monkeypatch.setitem(optimizers.PRESETS, "shakespeare", config.PRESETS["debug"])
+    monkeypatch.setitem(optimizers.RULES["AdamW"], "warmup_steps", 5)
     folder = tmp_path / "to"
     flags = ["optimizers", "--repeats", "2", "--data", str(tmp_path / "text.txt"), "--to", str(folder)]
     assert benchmark.main(flags) == 0
