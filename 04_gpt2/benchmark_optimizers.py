@@ -10,11 +10,10 @@ from typing import Any
 
 from shared.plotting import BLUE, GREEN, ORANGE, Picture, new_figure, save_figure
 
-from . import train
-from .benchmark_race import Stopwatch
+from .benchmark_race import clocked
 from .config import PRESETS, TrainConfig
 
-BUDGET, TRIAL_STEPS, VALIDATIONS = 60.0, 30, 8  # CPU seconds of a run; steps that tell how long one takes; on the way
+BUDGET, TRIAL_STEPS, VALIDATIONS = 60.0, 60, 8  # CPU seconds of a run; steps that tell how long one takes; on the way
 RULES: dict[str, dict[str, Any]] = {  # rate and warm-up: the best of those tried on a part of the training text
     "AdamW": {"optimizer": "adamw", "lr": 2.5e-3, "min_lr": 2.5e-4, "warmup_steps": 100},
     "Muon": {"optimizer": "muon"},
@@ -30,8 +29,10 @@ def optimizers(source: str, repeats: int, folder: Path) -> None:
     base = replace(PRESETS["shakespeare"], data=source, quiet=True, device="cpu", dtype="float32", compile="off")
     n_steps = {}
     for name, rule in RULES.items():
-        trial = run(replace(base, **rule | {"warmup_steps": 0}, steps=TRIAL_STEPS, eval_every=TRIAL_STEPS))
-        n_steps[name] = max(TRIAL_STEPS, int(BUDGET / trial[-1][0] * TRIAL_STEPS))
+        (setting_up, _), (then, _) = run(
+            replace(base, **rule | {"warmup_steps": 0}, steps=TRIAL_STEPS, eval_every=TRIAL_STEPS)
+        )
+        n_steps[name] = max(TRIAL_STEPS, int((BUDGET - setting_up) / (then - setting_up) * TRIAL_STEPS))
     print(f"{source}: {BUDGET:.0f} CPU seconds for each of {repeats} seeds")
     for seed in range(1, repeats + 1):
         for name, rule in RULES.items():
@@ -55,9 +56,7 @@ def optimizers(source: str, repeats: int, folder: Path) -> None:
 def run(config: TrainConfig) -> Curve:
     """Train as `config` says; CPU seconds and bits per byte at each validation."""
     with tempfile.TemporaryDirectory() as folder:
-        watch = Stopwatch(replace(config, run=folder))
-        train.start(watch, "comparison")
-    return watch.curve
+        return clocked(replace(config, run=folder))
 
 
 def draw(curves: dict[str, list[Curve]]) -> Picture:

@@ -29,7 +29,10 @@ def describe(device: torch.device) -> str:
     """The device in a few words, for the first line of a run."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+    if device.type != "cpu":
+        return device.type
+    n = torch.get_num_threads()
+    return f"cpu ({n} thread{'' if n == 1 else 's'})"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

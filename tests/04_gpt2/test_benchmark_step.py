@@ -117,6 +117,12 @@ def test_optimizers_are_compared_at_equal_time_and_leave_their_curves(tmp_path, 
     assert "optimizers.jsonl is there already; name another folder by --to" in capsys.readouterr().err
 
 
+def test_a_signal_ends_a_race_and_not_only_the_run_that_it_meets(tmp_path, monkeypatch):
+    monkeypatch.setattr(import_module("04_gpt2.benchmark_race").train, "start", lambda run, reason: 143)
+    with pytest.raises(SystemExit, match="143"):
+        optimizers.run(config.PRESETS["debug"])
+
+
 def test_the_ceiling_is_that_of_a_matrix_product():
     assert 1e8 < ladder.matmul_ceiling(CPU) < 1e14
 
