@@ -94,12 +94,12 @@ def test_a_run_equals_the_same_training_in_plain_pytorch(tmp_path):
     validations, losses = [], []
     for step, rate in enumerate([*rates, None]):
         if step % 3 == 0:
-            logits = gpt.eval()(held_out[:-1].view(-1, 32))[0]
+            logits = gpt.eval()(held_out[:-1].view(-1, 32))
             validations.append(F.cross_entropy(logits.flatten(0, 1), held_out[1:]).item())
         if rate is None:
             break
         x, y = next(order)
-        loss = F.cross_entropy(gpt.train()(x)[0].flatten(0, 1), y.flatten())
+        loss = F.cross_entropy(gpt.train()(x).flatten(0, 1), y.flatten())
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()

@@ -84,5 +84,7 @@ def test_deterministic_kernels_are_switched_on_and_off(monkeypatch):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_the_cpu_is_described_with_its_threads():
-    assert describe(torch.device("cpu")) == f"cpu ({torch.get_num_threads()} threads)"
+@pytest.mark.parametrize(("n", "said"), [(1, "cpu (1 thread)"), (2, "cpu (2 threads)")])
+def test_the_cpu_is_described_with_its_threads(monkeypatch, n, said):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n)
+    assert describe(torch.device("cpu")) == said
