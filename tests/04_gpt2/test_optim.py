@@ -54,23 +54,6 @@ def test_matrices_decay_and_the_rest_does_not():
     assert len(decayed["params"]) + len(kept["params"]) == len(names)  # the tied matrix once
 
 
-def test_updates_equal_unfused_adamw_with_the_same_settings():
-    gpt = model.GPT(RUN.model)
-    twin = model.GPT(RUN.model)
-    twin.load_state_dict(gpt.state_dict())
-    ours = optim.make_optimizer(gpt, RUN)
-    oracle = torch.optim.AdamW(optim.parameter_groups(twin, 0.1), lr=1.0, betas=(0.9, 0.95), eps=1e-8, foreach=False)
-    for lr in (1e-3, 2e-3, 3e-3):
-        for a, b in zip(gpt.parameters(), twin.parameters(), strict=True):
-            a.grad = torch.randn_like(a)
-            b.grad = a.grad.clone()
-        for optimizer in (ours, oracle):
-            optim.set_lr(optimizer, lr)
-            optimizer.step()
-    for a, b in zip(gpt.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
-
-
 def a_pair():
     """The same small model twice, and the gradients of both set to the same numbers at each call."""
     gpt, twin = model.GPT(RUN.model), model.GPT(RUN.model)
@@ -82,6 +65,25 @@ def a_pair():
             b.grad = a.grad.clone()
 
     return gpt, twin, new_gradients
+
+
+def assert_same_updates(gpt, twin, new_gradients, ours, oracle):
+    """After four updates with four rates the weights are the same."""
+    for lr in (1e-3, 2e-3, 3e-3, 4e-3):
+        new_gradients()
+        for optimizer in (ours, oracle):
+            optim.set_lr(optimizer, lr)
+            optimizer.step()
+    for a, b in zip(gpt.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+
+
+def test_updates_equal_unfused_adamw_with_the_same_settings():
+    gpt, twin, new_gradients = a_pair()
+    ours = optim.make_optimizer(gpt, RUN)
+    groups = optim.parameter_groups(twin, 0.1)
+    oracle = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.95), eps=1e-8, foreach=False)
+    assert_same_updates(gpt, twin, new_gradients, ours, oracle)
 
 
 def is_matrix_of_a_block(name, parameter):
@@ -105,13 +107,7 @@ def test_adamw_by_hand_is_torchs():
     gpt, twin, new_gradients = a_pair()
     ours = optim.Muon(optim.parameter_groups(gpt, 0.1), lr=1.0, betas=(0.8, 0.95))
     oracle = torch.optim.AdamW(optim.parameter_groups(twin, 0.1), lr=1.0, betas=(0.8, 0.95), eps=1e-8)
-    for lr in (1e-3, 2e-3, 3e-3, 4e-3):
-        new_gradients()
-        for optimizer in (ours, oracle):
-            optim.set_lr(optimizer, lr)
-            optimizer.step()
-    for a, b in zip(gpt.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    assert_same_updates(gpt, twin, new_gradients, ours, oracle)
 
 
 def test_muon_is_torchs_within_the_precision_of_bfloat16_and_adamw_for_the_rest():
