@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         BenchmarkConfig(),
         argv,
         prog="python -m 04_gpt2.benchmark",
-        description="Measure a claim beside a peer, in CPU seconds on one thread.",
+        description="Measure a claim of speed or memory, beside a peer where there is one.",
         examples=[
             "python -m 04_gpt2.benchmark ladder",
             "python -m 04_gpt2.benchmark race --data my.txt",

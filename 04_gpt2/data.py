@@ -24,7 +24,7 @@ from .shards import MANIFEST, PROGRESS, Manifest, count_tokens, read_tokens, req
 from .sources import NAMES, open_source
 from .tokenizer import open_tokenizer
 
-AT_ONCE = 16  # workers, unless more are asked for: about as many as the one process that reads and writes keeps busy
+AT_ONCE = 16  # workers, unless more are asked for: they and the process that reads and writes fit in 2 GiB
 LOG_SECONDS = 60  # between two lines, where there is no terminal for a progress bar
 
 
